@@ -1,0 +1,416 @@
+"""The main job: from a backbone, images, a target and an SLA to a compiled artifact and its report.
+
+Each stage reads records and writes one into the run folder, under the hash of its inputs: a build that
+was killed goes on where it was, and another SLA repeats the search and what follows it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+
+import hapi_tvm
+from hapi_tvm.calibration import answer_all
+from hapi_tvm.compiling import compile_design
+from hapi_tvm.costing import cost
+from hapi_tvm.datasets import Dataset, Split, check_dataset
+from hapi_tvm.exits import exit_graph
+from hapi_tvm.hashing import digest
+from hapi_tvm.importing import Backbone
+from hapi_tvm.network import LoweredNetwork, read_network
+from hapi_tvm.passes.pipeline import lower_everything
+from hapi_tvm.progress import bar, stage
+from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option, PlacedExit
+from hapi_tvm.report.collect import RunRecords, collect, design_kernels
+from hapi_tvm.report.files import read_report, write_report
+from hapi_tvm.runfolder import RunFolder
+from hapi_tvm.runtime import FORMAT, Artifact, load
+from hapi_tvm.search import pareto, search
+from hapi_tvm.targets import Target
+from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
+from hapi_tvm.tuning import best_schedules, tune
+from hapi_tvm.verifying import compare, run_test_split
+
+__all__ = ["build"]
+
+_LOG = logging.getLogger("hapi_tvm")
+MEASURING_ROUNDS = 4  # of search, then measuring what the design needs; the last measures all kernels that are left
+
+
+def build(
+    backbone: Backbone,
+    data: Dataset,
+    target: Target,
+    *,
+    sla: SLA,
+    run_dir: str | os.PathLike[str],
+    trials: int = 256,
+    measure_budget: int | None = None,
+    spacing: float = 0.0,
+    epochs: int = 8,
+    seed: int = 0,
+    database_dir: str | os.PathLike[str] | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+) -> Artifact:
+    """Build ``run_dir/model.so`` with its report, or take up what is there already.
+
+    trials: tuning budget over all kernels; 0 takes untuned schedules. measure_budget: how many kernels to
+    measure, the surrogate predicts the others; None measures all. spacing: least share of the FLOPs
+    between two candidates. database_dir: of tuned and measured kernels, shared by all runs; by default
+    in the user's cache folder. dump_ir: a folder for the IR after every pass.
+
+    Raises HapiError: DataError, NoLegalCut, InfeasibleSLA, RunMismatch, BuildError, ...
+    """
+    check_dataset(data, backbone.input_shape, backbone.classes)
+    identity = {
+        "model": backbone.hash,
+        "dataset": data.hash,
+        "target": target.name,
+        "hapi_tvm": hapi_tvm.__version__,
+        "tvm": tvm.__version__,
+    }
+    settings = _Settings(
+        sla,
+        TrainingConfig(epochs=epochs, seed=seed),
+        trials,
+        measure_budget,
+        spacing,
+        seed,
+        pathlib.Path(database_dir) if database_dir is not None else _default_database(),
+        pathlib.Path(dump_ir) if dump_ir is not None else None,
+    )
+    with RunFolder(run_dir, _LOG).open(identity) as folder:
+        return _Run(folder, backbone, data, target, settings).finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    sla: SLA
+    training: TrainingConfig
+    trials: int
+    measure_budget: int | None
+    spacing: float
+    seed: int
+    database_dir: pathlib.Path
+    dump_dir: pathlib.Path | None
+
+
+def _default_database() -> pathlib.Path:
+    """Where the platform keeps caches (XDG on Linux)."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "hapi_tvm" / "kernels"
+
+
+class _Run:
+    """The stages of one build, in order. What a stage made in an earlier run is read, not made again."""
+
+    def __init__(
+        self, folder: RunFolder, backbone: Backbone, data: Dataset, target: Target, settings: _Settings
+    ):
+        self.folder = folder
+        self.backbone = backbone
+        self.data = data
+        self.target = target
+        self.settings = settings
+        self.timings_s: dict[str, float] = {}
+        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+    def finish(self) -> Artifact:
+        graph = self._exits()
+        branches_key = digest("branches", graph, self.settings.training)
+        weights = self._train(graph, branches_key)
+        calibration = self._answers("calibrate", self.data.calibrate, graph, weights, branches_key)
+        costs = _Costs(self, graph, weights, branches_key)
+        design, latency = self._search(graph, calibration, costs)
+        design_key = digest("design", design)
+        if not self._is_built(design_key):
+            self.folder.path("report.json").unlink(missing_ok=True)  # it would speak of another model.so
+            costs.plain_backbone()
+            with stage("compile", self.timings_s) as note:
+                size_bytes = self.compile("model.so", design, costs, design_key)
+                note(f"model.so, {size_bytes / 2**20:.1f} MiB")
+            self._verify(graph, weights, branches_key, calibration, latency, design, design_key)
+        return load(self.folder.path("model.so"))
+
+    def _exits(self) -> ExitGraph:
+        key = digest("exits", self.backbone.hash, self.settings.spacing)
+        graph = self.folder.load("exits", ExitGraph, key)
+        if graph is None:
+            with stage("exits", self.timings_s) as note:
+                graph = exit_graph(self.backbone, self.settings.spacing)
+                note(f"{len(graph.candidates)} candidates, branches {', '.join(graph.kinds)}")
+            self.folder.save("exits", graph, key)
+        return graph
+
+    def _train(self, graph: ExitGraph, key: str) -> dict[Option, BranchWeights]:
+        stored = self.folder.load_arrays("branches", key)
+        if stored is not None:
+            return _unpacked(stored, graph)
+        with stage("train", self.timings_s) as note:
+            weights = train_branches(self.backbone, graph, self.data.train, self.settings.training)
+            note(f"{len(weights)} branches on {len(self.data.train)} images")
+        self.folder.save_arrays("branches", _packed(weights), key)
+        return weights
+
+    def _answers(
+        self,
+        name: str,
+        split: Split,
+        graph: ExitGraph,
+        weights: Mapping[Option, BranchWeights],
+        branches_key: str,
+    ) -> CalibrationTable:
+        key = digest(name, branches_key)
+        table = self.folder.load(name, CalibrationTable, key)
+        if table is None:
+            with stage(name, self.timings_s) as note:
+                table = answer_all(self.backbone, graph, weights, split, name)
+                note(f"{len(split)} images, backbone right on {100 * table.right[:, -1].mean():.2f} %")
+            self.folder.save(name, table, key)
+        return table
+
+    def _search(
+        self, graph: ExitGraph, calibration: CalibrationTable, costs: _Costs
+    ) -> tuple[Design, LatencyTable]:
+        """Search, then measure whatever the design uses and was only predicted, until nothing is left."""
+        latency = costs.table()
+        design = self._searched(graph, calibration, latency)
+        for attempt in range(MEASURING_ROUNDS):
+            predicted = {kernel.key for kernel in latency.kernels if not kernel.measured}
+            missing = predicted & set(design_kernels(design, latency))
+            if not missing:
+                break
+            latency = costs.measure(predicted if attempt == MEASURING_ROUNDS - 1 else missing)
+            design = self._searched(graph, calibration, latency)
+        return design, latency
+
+    def _searched(self, graph: ExitGraph, calibration: CalibrationTable, latency: LatencyTable) -> Design:
+        provenance = {"calibration": digest(calibration), "latency": digest(latency), "exits": digest(graph)}
+        key = digest("search", provenance, self.settings.sla)
+        design = self.folder.load("design", Design, key)
+        if design is None:
+            with stage("search", self.timings_s) as note:
+                design = search(calibration, latency, graph, self.settings.sla)
+                design = replace(design, provenance=provenance)
+                note(f"{len(design.exits)} exits, {design.predicted.mean_us:.0f} us on average expected")
+            self.folder.save("design", design, key)
+        return design
+
+    def _is_built(self, design_key: str) -> bool:
+        """Whether ``model.so`` and the report are those of this design."""
+        if not self.folder.path("report.json").exists() or not self.folder.path("report.html").exists():
+            return False
+        try:
+            read_report(self.folder.folder)
+            return load(self.folder.path("model.so")).manifest["design_key"] == design_key
+        except hapi_tvm.HapiError:
+            return False
+
+    def compile(self, name: str, design: Design | None, costs: _Costs, key: str) -> int:
+        """Write the library ``name`` of a design, or of the plain backbone; returns its bytes."""
+        placed = () if design is None else design.exits
+        compiled = compile_design(
+            costs.network.module,
+            [Option(exit_.candidate, exit_.kind) for exit_ in placed],
+            self._manifest(placed, key),
+            costs.schedules,
+            self.target,
+            self.settings.dump_dir,
+        )
+        with self.folder.writing(name) as path:
+            compiled.export_library(str(path))
+        return self.folder.path(name).stat().st_size
+
+    def _manifest(self, placed: Sequence[PlacedExit], key: str) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "hapi_tvm": hapi_tvm.__version__,
+            "tvm": tvm.__version__,
+            "model": self.backbone.name,
+            "model_hash": self.backbone.hash,
+            "target": self.target.name,
+            "input_shape": list(self.backbone.input_shape),
+            "classes": self.backbone.classes,
+            "exits": [
+                {
+                    "name": exit_.name,
+                    "kind": exit_.kind,
+                    "threshold": exit_.threshold,
+                    "flops_share": exit_.flops_share,
+                }
+                for exit_ in placed
+            ],
+            "certificate": None,
+            "design_key": key,
+        }
+
+    def _verify(
+        self,
+        graph: ExitGraph,
+        weights: Mapping[Option, BranchWeights],
+        branches_key: str,
+        calibration: CalibrationTable,
+        latency: LatencyTable,
+        design: Design,
+        design_key: str,
+    ) -> None:
+        test = self._answers("test", self.data.test, graph, weights, branches_key)
+        with stage("front", self.timings_s) as note:
+            sla = self.settings.sla
+            front = pareto(
+                calibration, latency, graph, drop_confidence=sla.drop_confidence, max_exits=sla.max_exits
+            )
+            note(f"{len(front)} designs")
+        with stage("verify", self.timings_s) as note:
+            artifact, plain = (load(self.folder.path(name)) for name in ("model.so", "backbone.so"))
+            run = run_test_split(artifact, plain, self.data.test)
+            agreement = compare(run, test, design)
+            note(
+                f"{len(run.exit)} samples, {run.latency_us.mean():.0f} us on average "
+                f"against {run.plain_us.mean():.0f}; same exit as the oracle on {agreement.same_exit}"
+            )
+        report = collect(
+            RunRecords(
+                model=self.backbone.name,
+                dataset=f"{self.data.name} ({self.data.source})",
+                splits={name: len(split) for name, split in self.data.splits.items()},
+                graph=graph,
+                latency=latency,
+                design=design,
+                front=front,
+                test=test,
+                run=run,
+                agreement=agreement,
+                timings_s=self.timings_s,
+                started=self.started,
+            )
+        )
+        write_report(self.folder.folder, report)
+
+
+class _Costs:
+    """The lowered network, its schedules and its latencies; made when they are first asked for."""
+
+    def __init__(
+        self, run: _Run, graph: ExitGraph, weights: Mapping[Option, BranchWeights], branches_key: str
+    ):
+        self._run = run
+        self._graph = graph
+        self._weights = weights
+        settings = run.settings
+        self._key = digest("latency", graph, branches_key, settings.trials, settings.measure_budget, settings.seed)
+        self._network: LoweredNetwork | None = None
+        self._schedules = None
+        self._needed: set[str] = set()
+
+    @property
+    def network(self) -> LoweredNetwork:
+        if self._network is None:
+            run = self._run
+            with stage("lower", run.timings_s) as note:
+                lowered = lower_everything(
+                    run.backbone.module,
+                    [candidate.tensor for candidate in self._graph.candidates],
+                    self._weights,
+                    run.target.tvm_target,
+                    run.target.vector_width,
+                    run.settings.dump_dir,
+                )
+                self._network = read_network(lowered, self._graph)
+                calls = sum(len(chain) for chain in self._network.segments + self._network.branches)
+                note(f"{calls} kernel calls, {len(self._network.kernels)} distinct kernels")
+        return self._network
+
+    @property
+    def schedules(self):
+        if self._schedules is None:
+            run = self._run
+            kernels = list(self.network.kernels.values())
+            with stage("tune", run.timings_s) as note:
+                tried = 0
+                with bar("tune kernels", run.settings.trials) as shown:
+
+                    def count(_trial) -> None:
+                        nonlocal tried
+                        tried += 1
+                        shown.advance()
+
+                    tune(
+                        kernels,
+                        run.target,
+                        run.settings.database_dir,
+                        run.settings.trials,
+                        run.settings.seed,
+                        count,
+                    )
+                note(f"{len(kernels)} kernels, {tried} new trials")
+            self._schedules = best_schedules(kernels, run.target, run.settings.database_dir)
+        return self._schedules
+
+    def table(self) -> LatencyTable:
+        """The stored table, or a new one under the measuring budget."""
+        table = self._run.folder.load("latency", LatencyTable, self._key)
+        if table is None:
+            return self.measure(set())
+        self._needed = {kernel.key for kernel in table.kernels if kernel.measured}
+        return table
+
+    def measure(self, needed: set[str]) -> LatencyTable:
+        """A new table in which the kernels in ``needed``, and all measured before, are measured."""
+        run = self._run
+        plain = self.plain_backbone()
+        with stage("measure", run.timings_s) as note:
+            self._needed |= needed
+            table = cost(
+                self.network,
+                self._graph,
+                run.target,
+                run.settings.database_dir,
+                plain,
+                budget=run.settings.measure_budget,
+                needed=self._needed,
+                seed=run.settings.seed,
+            )
+            measured = sum(kernel.measured for kernel in table.kernels)
+            note(
+                f"{measured} kernels measured, {len(table.kernels) - measured} predicted; whole backbone "
+                f"{table.scale:.2f} of the sum"
+            )
+        run.folder.save("latency", table, self._key)
+        return table
+
+    def plain_backbone(self) -> Artifact:
+        """The backbone without exits, from the same kernels: what the artifact is compared with."""
+        path = self._run.folder.path("backbone.so")
+        try:
+            if load(path).manifest["design_key"] == self._key:
+                return load(path)
+        except hapi_tvm.HapiError:
+            pass  # absent or broken: compiled below
+        with stage("compile backbone", self._run.timings_s) as note:
+            size_bytes = self._run.compile("backbone.so", None, self, self._key)
+            note(f"backbone.so, {size_bytes / 2**20:.1f} MiB")
+        return load(path)
+
+
+def _packed(weights: Mapping[Option, BranchWeights]) -> dict:
+    return {
+        f"{option.candidate}/{option.kind}/{name}": array
+        for option, arrays in weights.items()
+        for name, array in arrays.items()
+    }
+
+
+def _unpacked(arrays: Mapping[str, Any], graph: ExitGraph) -> dict[Option, BranchWeights]:
+    weights: dict[Option, BranchWeights] = {option: {} for option in graph.options}
+    for name, array in arrays.items():
+        candidate, kind, weight = name.split("/")
+        weights[Option(int(candidate), kind)][weight] = array
+    return weights

@@ -1,0 +1,101 @@
+"""The latency table: kernels measured or predicted, the virtual machine's share, and the check of their sum."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+import tvm
+
+from hapi_tvm.features import kernel_features
+from hapi_tvm.kernels import Kernel
+from hapi_tvm.measuring import measure
+from hapi_tvm.network import LoweredNetwork
+from hapi_tvm.overheads import measure_overheads
+from hapi_tvm.progress import bar
+from hapi_tvm.records import ExitGraph, KernelLatency, LatencyTable
+from hapi_tvm.runtime import Artifact
+from hapi_tvm.search.surrogate import Surrogate, choose_to_measure
+from hapi_tvm.targets import Target
+
+WHOLE_RUNS = 200
+
+
+def cost(
+    network: LoweredNetwork,
+    graph: ExitGraph,
+    target: Target,
+    database_dir: pathlib.Path,
+    plain: Artifact,
+    *,
+    budget: int | None,
+    needed: Collection[str] = (),
+    seed: int = 0,
+) -> LatencyTable:
+    """Latencies of all kernels on ``target``.
+
+    plain: the compiled backbone without exits; its whole run sets ``LatencyTable.scale``. budget: how many
+    kernels to measure, the others are predicted; None measures all. needed: keys that are measured in
+    any case.
+    """
+    kernels = list(network.kernels.values())
+    latencies = _kernel_latencies(kernels, target, database_dir, budget, needed, seed)
+    overheads = measure_overheads(target)
+    table = LatencyTable(
+        target=target.name,
+        threads=target.threads,
+        tvm_version=tvm.__version__,
+        kernels=tuple(latencies[kernel.key] for kernel in kernels),
+        segments=network.segments,
+        options=graph.options,
+        branches=network.branches,
+        call_us=overheads.call_us,
+        gate_us=overheads.gate_us,
+    )
+    return replace(table, scale=_whole_run_us(plain) / float(table.segment_us.sum()))
+
+
+def _kernel_latencies(
+    kernels: list[Kernel],
+    target: Target,
+    database_dir: pathlib.Path,
+    budget: int | None,
+    needed: Collection[str],
+    seed: int,
+) -> dict[str, KernelLatency]:
+    features = [kernel_features(kernel, target) for kernel in kernels]
+    chosen = set(needed)
+    if budget is None or budget >= len(kernels):
+        chosen |= {kernel.key for kernel in kernels}
+    else:
+        chosen |= {kernels[index].key for index in choose_to_measure(features, budget, seed)}
+    to_measure = [kernel for kernel in kernels if kernel.key in chosen]
+    with bar("measure kernels", len(to_measure)) as shown:
+        found = measure(to_measure, target, database_dir, on_kernel=lambda _: shown.advance())
+    rest = [index for index, kernel in enumerate(kernels) if kernel.key not in chosen]
+    if rest:
+        known = [index for index, kernel in enumerate(kernels) if kernel.key in chosen]
+        medians_us = [found[kernels[index].key].median_us for index in known]
+        surrogate = Surrogate.fit([features[index] for index in known], medians_us, seed)
+        predicted_us, sigma_us = surrogate.predict([features[index] for index in rest])
+        for index, median, sigma in zip(rest, predicted_us, sigma_us, strict=True):
+            kernel = kernels[index]
+            found[kernel.key] = KernelLatency(kernel.key, kernel.name, float(median), float(sigma))
+    return found
+
+
+def _whole_run_us(plain: Artifact) -> float:
+    """Median time of one call of the plain backbone, as a user would see it."""
+    random = np.random.default_rng(0)
+    inputs = plain.prepare(random.random(plain.input_shape, dtype=np.float32))
+    samples = []
+    for _ in range(WHOLE_RUNS):
+        began = time.perf_counter()
+        plain.run(*inputs)
+        samples.append(1e6 * (time.perf_counter() - began))
+    return statistics.median(samples)
+

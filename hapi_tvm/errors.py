@@ -1,0 +1,84 @@
+"""Every error that a user can cause. The command line prints the message and exits with code 2.
+
+HapiError
+├── ModelError          the file or module cannot be imported
+├── NoLegalCut          the network has no place for an exit
+├── DataError           images, labels or splits do not fit
+├── SLAError            the SLA contradicts itself
+├── InfeasibleSLA       no design meets the SLA; carries the nearest one
+├── RecordError         a record on disk is broken or contradicts itself
+├── RunMismatch         the run folder belongs to another model, target, data set or version
+├── RunBusy             another process builds in the run folder
+├── TargetError         the target is unknown or cannot be used here
+├── BuildError          the compiler refused, or a kernel computes wrong numbers
+└── ArtifactError       the ``.so`` is no artifact of ours, or was fed something it does not take
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "BuildError",
+    "DataError",
+    "HapiError",
+    "InfeasibleSLA",
+    "ModelError",
+    "NoLegalCut",
+    "RecordError",
+    "RunBusy",
+    "RunMismatch",
+    "SLAError",
+    "TargetError",
+]
+
+
+class HapiError(Exception):
+    """Root of the tree. A message says what is wrong, shows the values, and names the next step."""
+
+
+class ModelError(HapiError):
+    pass
+
+
+class NoLegalCut(HapiError):
+    pass
+
+
+class DataError(HapiError):
+    pass
+
+
+class SLAError(HapiError):
+    pass
+
+
+class InfeasibleSLA(HapiError):
+    """No design meets the SLA. ``nearest`` is the design that comes closest (a ``Design``)."""
+
+    def __init__(self, message: str, nearest=None):
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class RecordError(HapiError):
+    pass
+
+
+class RunMismatch(HapiError):
+    pass
+
+
+class RunBusy(HapiError):
+    pass
+
+
+class TargetError(HapiError):
+    pass
+
+
+class BuildError(HapiError):
+    pass
+
+
+class ArtifactError(HapiError):
+    pass

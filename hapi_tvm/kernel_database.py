@@ -1,0 +1,208 @@
+"""What is known of kernels on one target: a MetaSchedule JSONDatabase and notes beside it.
+
+workloads.json, records.json   MetaSchedule's own: a line a kernel, a line a candidate that was measured
+rejected.jsonl                 candidates that failed to build, to run, or to compute the right numbers
+checked.jsonl                  schedules whose numbers were compared with the unscheduled kernel
+measurements.jsonl             raw repeats of the schedules in use (hapi_tvm.measuring)
+
+A candidate counts as a trial by its record or by its rejection. Nothing here is a cache of something
+else: what was measured is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import s_tir
+from tvm.s_tir import meta_schedule as ms
+
+from hapi_tvm import jsonl
+from hapi_tvm.kernels import Kernel, kernel_key, workload
+from hapi_tvm.targets import Target
+from hapi_tvm.tvm_compat import FAILED_SECONDS
+
+__all__ = ["KernelDatabase", "Scheduled", "default", "target_folder"]
+
+EXHAUSTED = "exhausted"
+
+
+def target_folder(database_dir: pathlib.Path | str, target: Target) -> pathlib.Path:
+    """One folder for each target, thread count and TVM version: figures of one never serve another."""
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{target.name} tvm {tvm.__version__}").strip("-")
+    return pathlib.Path(database_dir) / slug
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A kernel's function as it will be compiled. key: of the scheduled function.
+
+    origin: "tuned", "default" (the target's rule without trials) or "plain" (left as it is).
+    """
+
+    func: tvm.tirx.PrimFunc
+    key: str
+    origin: str
+
+
+def _is_string_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
+
+
+def _is_workload(value: Any) -> bool:
+    if not _is_string_pair(value):
+        return False
+    try:
+        ms.database.Workload.from_json(value)
+    # TVM raises whatever its decoder met: ValueError, TypeError, InternalError, RuntimeError.
+    except Exception:
+        return False
+    return True
+
+
+def _is_note(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("kernel", "schedule"))
+
+
+def _repair(workloads_path: pathlib.Path, records_path: pathlib.Path) -> None:
+    """Set broken lines of the two files aside, and renumber the records where workloads were lost."""
+    old_lines = workloads_path.read_text(errors="replace").split("\n") if workloads_path.exists() else []
+    old_lines = [line for line in old_lines if line]
+    kept = [json.dumps(value) for value in jsonl.read_repaired(workloads_path, _is_workload)]
+    workloads = [ms.database.Workload.from_json(json.loads(line)) for line in kept]
+    new_index = _renumbering(old_lines, kept)
+
+    def is_record(value: Any) -> bool:
+        if not (isinstance(value, list) and len(value) == 2 and value[0] in new_index):
+            return False
+        try:
+            ms.database.TuningRecord.from_json(value[1], workloads[new_index[value[0]]])
+        except Exception:
+            return False
+        return True
+
+    records = jsonl.read_repaired(records_path, is_record)
+    if any(old != new for old, new in new_index.items()):
+        jsonl.replace(records_path, (json.dumps([new_index[value[0]], value[1]]) for value in records))
+
+
+def _renumbering(old_lines: list[str], kept: list[str]) -> dict[int, int]:
+    """Line number before the repair -> after it, for the lines that were kept."""
+    numbers: dict[int, int] = {}
+    for index, line in enumerate(old_lines):
+        try:
+            same = len(numbers) < len(kept) and json.dumps(json.loads(line)) == kept[len(numbers)]
+        except ValueError:
+            same = False
+        if same:
+            numbers[index] = len(numbers)
+    return numbers
+
+
+class KernelDatabase:
+    """Open with the folder locked (``jsonl.locked``); broken lines are set aside at once."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._records_path = folder / "records.json"
+        self._open()
+        self._rejected = self._notes("rejected.jsonl")
+        self._checked = {(note["kernel"], note["schedule"]) for note in self._notes("checked.jsonl")}
+
+    def _open(self) -> None:
+        workloads_path = self._folder / "workloads.json"
+        _repair(workloads_path, self._records_path)
+        self.tvm_database = ms.database.JSONDatabase(str(workloads_path), str(self._records_path))
+
+    def _notes(self, name: str) -> list[dict]:
+        return jsonl.read_repaired(self._folder / name, _is_note)
+
+    def records(self, kernel: Kernel) -> list[ms.database.TuningRecord]:
+        """Every measured candidate of a kernel, the fastest first."""
+        module = workload(kernel.func)
+        if not self.tvm_database.has_workload(module):
+            return []
+        found = self.tvm_database.get_top_k(self.tvm_database.commit_workload(module), 1 << 20)
+        return [record for record in found if record_seconds(record) < FAILED_SECONDS]
+
+    def trials(self, kernel: Kernel) -> int:
+        """Candidates tried so far, with or without success."""
+        return len(self.tried(kernel) - {EXHAUSTED})
+
+    def exhausted(self, kernel: Kernel) -> bool:
+        """True once the search found nothing new to try."""
+        return EXHAUSTED in self._rejected_keys(kernel)
+
+    def _rejected_keys(self, kernel: Kernel) -> set[str]:
+        return {note["schedule"] for note in self._rejected if note["kernel"] == kernel.key}
+
+    def tried(self, kernel: Kernel) -> set[str]:
+        """Keys of all schedules tried so far."""
+        return self._rejected_keys(kernel) | {replay(record).key for record in self.records(kernel)}
+
+    def add(
+        self, kernel: Kernel, candidate: ms.MeasureCandidate, seconds: list[float], target: Target
+    ) -> None:
+        """Store a measured candidate, on disk when this returns."""
+        stored = self.tvm_database.commit_workload(workload(kernel.func))
+        self.tvm_database.commit_tuning_record(
+            ms.database.TuningRecord(
+                candidate.sch.trace, stored, seconds, target.tvm_target, candidate.args_info
+            )
+        )
+
+    def reject(self, kernel: Kernel, schedule_key: str, reason: str) -> None:
+        """Never use this schedule, whether or not it has a record."""
+        note = {"kernel": kernel.key, "schedule": schedule_key, "reason": reason}
+        self._rejected.append(note)
+        jsonl.append(self._folder / "rejected.jsonl", note)
+
+    def mark_exhausted(self, kernel: Kernel) -> None:
+        self.reject(kernel, EXHAUSTED, "the search found no further candidate")
+
+    def checked(self, kernel: Kernel, schedule_key: str) -> bool:
+        return (kernel.key, schedule_key) in self._checked
+
+    def mark_checked(self, kernel: Kernel, schedule_key: str) -> None:
+        self._checked.add((kernel.key, schedule_key))
+        jsonl.append(self._folder / "checked.jsonl", {"kernel": kernel.key, "schedule": schedule_key})
+
+    def best(self, kernel: Kernel, target: Target) -> Scheduled:
+        """The fastest schedule known; without a record the target's default, or the kernel as it is."""
+        rejected = self._rejected_keys(kernel)
+        for record in self.records(kernel):
+            scheduled = replay(record)
+            if scheduled.key not in rejected:
+                return scheduled
+        return default(kernel, target, rejected)
+
+
+def default(kernel: Kernel, target: Target, rejected: Set[str] = frozenset()) -> Scheduled:
+    """The target's rule without trials, unless it was rejected; else the kernel as it is."""
+    schedule = target.default_schedule(workload(kernel.func)["main"])
+    if schedule is not None:
+        func = schedule.mod["main"]
+        key = kernel_key(func)
+        if key not in rejected:
+            return Scheduled(func, key, "default")
+    return Scheduled(kernel.func, kernel.key, "plain")
+
+
+def replay(record: ms.database.TuningRecord) -> Scheduled:
+    """The function that a record's trace makes of its workload."""
+    schedule = s_tir.Schedule(record.workload.mod)
+    record.trace.apply_to_schedule(schedule, remove_postproc=False)
+    func = schedule.mod["main"]
+    return Scheduled(func, kernel_key(func), "tuned")
+
+
+def record_seconds(record: ms.database.TuningRecord) -> float:
+    """Mean of the measured seconds; infinite where nothing was measured."""
+    seconds = [float(value) for value in record.run_secs or ()]
+    return sum(seconds) / len(seconds) if seconds else float("inf")

@@ -1,0 +1,290 @@
+"""The records that stages hand to each other. Frozen; change means ``dataclasses.replace``.
+
+Backbone -> ExitGraph -+-> heads trained -> CalibrationTable -----------+
+                       +-> segments -> tuned kernels -> LatencyTable ---+-> search -> Design
+
+A candidate exit is a place in the network; an *option* is a candidate with a branch kind. The
+columns of ``CalibrationTable`` and the branches of ``LatencyTable`` follow the same list of options,
+ordered by candidate, then kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hapi_tvm.errors import RecordError, SLAError
+
+__all__ = [
+    "CalibrationTable",
+    "Candidate",
+    "Certificate",
+    "Design",
+    "ExitGraph",
+    "KernelLatency",
+    "LatencyTable",
+    "Option",
+    "PlacedExit",
+    "Prediction",
+    "SLA",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tensor of the backbone through which everything later must pass.
+
+    shape: [1, C, H, W]. flops_before: operations (2 per multiply-add) up to and including it.
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: str
+    flops_before: int
+    flops_share: float
+
+    def __post_init__(self):
+        if not 0.0 <= self.flops_share <= 1.0:
+            raise RecordError(f"candidate {self.name}: flops_share={self.flops_share} is outside [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Option:
+    """A branch of one kind at one candidate (an index into ``ExitGraph.candidates``)."""
+
+    candidate: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExitGraph:
+    """Candidate exits in network order, and the branch kinds that each may carry."""
+
+    model_hash: str
+    classes: int
+    backbone_flops: int
+    candidates: tuple[Candidate, ...]
+    kinds: tuple[str, ...]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return tuple(Option(i, kind) for i in range(len(self.candidates)) for kind in self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationTable:
+    """What every branch and the backbone answered on a split that trained nothing.
+
+    options: the C columns, ordered; column C is the backbone.
+    confidence: float32 [N, C + 1] in [0, 1], no NaN. prediction: int32 [N, C + 1]. label: int32 [N].
+    """
+
+    split: str
+    options: tuple[Option, ...]
+    confidence: np.ndarray
+    prediction: np.ndarray
+    label: np.ndarray
+
+    def __post_init__(self):
+        shape = (len(self.label), len(self.options) + 1)
+        for name in ("confidence", "prediction"):
+            if getattr(self, name).shape != shape:
+                raise RecordError(
+                    f"CalibrationTable.{name} has shape {getattr(self, name).shape}; "
+                    f"{shape[0]} labels and {len(self.options)} options need {shape}"
+                )
+        if shape[0] == 0:
+            raise RecordError(f"CalibrationTable: the split {self.split!r} is empty")
+        bad = ~((self.confidence >= 0) & (self.confidence <= 1))
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            raise RecordError(
+                f"CalibrationTable.confidence[{row}, {column}] = {self.confidence[row, column]}; "
+                "every confidence must lie in [0, 1]"
+            )
+        if list(self.options) != sorted(self.options, key=lambda option: option.candidate):
+            raise RecordError("CalibrationTable.options must be ordered by candidate")
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [N, C + 1]: the answers that match the label."""
+        return self.prediction == self.label[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLatency:
+    """One kernel on one target: raw repeats in microseconds, or a prediction with its sigma.
+
+    key: structural hash of the kernel. samples_us is empty exactly when the kernel was predicted.
+    sigma_us: standard error of the median where measured, of the surrogate where predicted.
+    """
+
+    key: str
+    name: str
+    median_us: float
+    sigma_us: float
+    samples_us: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if not (math.isfinite(self.median_us) and self.median_us >= 0):
+            raise RecordError(f"kernel {self.name} ({self.key}): median_us={self.median_us} is no latency")
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.samples_us)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """What every segment and every branch costs on one target.
+
+    segments: E + 1 rows of kernel keys in call order. branches: one row for each of ``options``.
+    call_us: what the virtual machine adds to each kernel it calls. gate_us: what one exit adds beyond
+    its kernels (comparison, the copy of the verdict, the branch taken). scale: measured over summed
+    latency of the whole backbone; it carries what kernels cost each other (caches), 1 when unchecked.
+    """
+
+    target: str
+    threads: int
+    tvm_version: str
+    kernels: tuple[KernelLatency, ...]
+    segments: tuple[tuple[str, ...], ...]
+    options: tuple[Option, ...]
+    branches: tuple[tuple[str, ...], ...]
+    call_us: float = 0.0
+    gate_us: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if len(self.branches) != len(self.options):
+            raise RecordError(f"LatencyTable: {len(self.branches)} branches for {len(self.options)} options")
+        known = {kernel.key for kernel in self.kernels}
+        for what, rows in (("segment", self.segments), ("branch", self.branches)):
+            for index, row in enumerate(rows):
+                for key in row:
+                    if key not in known:
+                        raise RecordError(f"LatencyTable: {what} {index} calls kernel {key}, which has no latency")
+
+    def _sum_us(self, rows: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        median = {kernel.key: kernel.median_us for kernel in self.kernels}
+        return np.array([self.scale * sum(median[key] + self.call_us for key in row) for row in rows])
+
+    @property
+    def segment_us(self) -> np.ndarray:
+        """float64 [E + 1], microseconds."""
+        return self._sum_us(self.segments)
+
+    @property
+    def branch_us(self) -> np.ndarray:
+        """float64 [C], microseconds, the gate included; ordered as ``options``."""
+        return self._sum_us(self.branches) + self.gate_us
+
+
+LATENCY_METRICS = ("mean", "p95", "p99", "worst")
+
+
+@dataclass(frozen=True, slots=True)
+class SLA:
+    """What the deployment demands. Give an accuracy drop, a latency, or both.
+
+    max_accuracy_drop: share of samples, 0.01 is one point. Alone, it asks for the least latency.
+    <metric>_latency_ms: budget in milliseconds. Alone, or several, they ask for the most accuracy.
+    With both kinds, the least mean latency among the designs that meet every line.
+    drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
+    approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
+    max_exits: how many exits a design may place.
+    """
+
+    max_accuracy_drop: float | None = None
+    mean_latency_ms: float | None = None
+    p95_latency_ms: float | None = None
+    p99_latency_ms: float | None = None
+    worst_latency_ms: float | None = None
+    drop_confidence: float = 0.95
+    max_exits: int = 4
+
+    def __post_init__(self):
+        if self.max_accuracy_drop is None and not self.budgets_us:
+            raise SLAError("SLA: nothing asked for; give max_accuracy_drop or a latency such as mean_latency_ms")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
+            raise SLAError(
+                f"SLA: max_accuracy_drop={self.max_accuracy_drop} must lie in [0, 1]; one point is 0.01"
+            )
+        for metric, budget_us in self.budgets_us.items():
+            if not (math.isfinite(budget_us) and budget_us > 0):
+                raise SLAError(f"SLA: {metric}_latency_ms={budget_us / 1000} must be a positive number")
+        if not 0.5 <= self.drop_confidence < 1:
+            raise SLAError(f"SLA: drop_confidence={self.drop_confidence} must lie in [0.5, 1)")
+        if self.max_exits < 0:
+            raise SLAError(f"SLA: max_exits={self.max_exits} must not be negative")
+
+    @property
+    def budgets_us(self) -> Mapping[str, float]:
+        """Microseconds by metric, the metrics asked for only."""
+        given = {metric: getattr(self, f"{metric}_latency_ms") for metric in LATENCY_METRICS}
+        return {metric: 1000.0 * ms for metric, ms in given.items() if ms is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the search expects of a design, from the two tables. Latencies in microseconds.
+
+    accuracy_drop: backbone minus design on the calibration split; upper: its limit at the SLA's level.
+    exit_rates: share of samples that leave at each placed exit, the backbone's last; sums to 1.
+    """
+
+    accuracy: float
+    accuracy_drop: float
+    accuracy_drop_upper: float
+    mean_us: float
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    worst_us: float
+    exit_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedExit:
+    """An exit of a design; it fires where ``confidence >= threshold``."""
+
+    name: str
+    candidate: int
+    kind: str
+    threshold: float
+    flops_share: float
+
+    def __post_init__(self):
+        if not 0.0 <= self.threshold <= 1.0:
+            raise RecordError(f"exit {self.name}: threshold={self.threshold} is outside [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A distribution-free statement about the accuracy drop, or why there is none."""
+
+    epsilon: float
+    delta: float
+    method: str
+    n: int
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Exits in network order, with thresholds, and what they are expected to do.
+
+    provenance: hashes of the records it was searched from, by name.
+    proven_optimal: True where the search proved that no better design exists in the space it states.
+    """
+
+    exits: tuple[PlacedExit, ...]
+    sla: SLA
+    predicted: Prediction
+    space: str = ""
+    proven_optimal: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)

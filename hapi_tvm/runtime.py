@@ -1,0 +1,114 @@
+"""Load a compiled artifact and ask it. Needs TVM's runtime only: no compiler, no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.relax import VirtualMachine
+
+from hapi_tvm.errors import ArtifactError
+
+__all__ = ["Answer", "Artifact", "load"]
+
+FORMAT = 1  # of the manifest; a reader refuses any other
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """label: index of the class. probabilities: float32 [K]. confidence: the largest of them.
+
+    exit: index of the exit taken, the number of exits for the backbone's own end; exit_name: its name.
+    """
+
+    label: int
+    probabilities: np.ndarray
+    confidence: float
+    exit: int
+    exit_name: str
+
+
+class Artifact:
+    """A compiled early-exit classifier. Made by ``load``. Not for use by several threads at once."""
+
+    def __init__(self, path: pathlib.Path, machine: VirtualMachine, manifest: Mapping[str, Any]):
+        self.path = path
+        self.manifest = manifest
+        self.thresholds = np.array([placed["threshold"] for placed in manifest["exits"]], np.float32)
+        self.input_shape = tuple(manifest["input_shape"])
+        self._machine = machine
+        self._names = [placed["name"] for placed in manifest["exits"]] + ["backbone"]
+
+    def predict(self, image: np.ndarray, thresholds: Sequence[float] | None = None) -> Answer:
+        """Classify one image.
+
+        image: [C, H, W] or [1, C, H, W], float32 as the backbone takes it, or uint8, which is divided by
+        255. thresholds: one for each exit, in place of the design's; infinity disables an exit.
+        Raises ArtifactError where the shape, the dtype or a value does not fit.
+        """
+        probabilities, taken, confidence = self.run(*self.prepare(image, thresholds))
+        row = probabilities.numpy()[0]
+        index = int(taken.numpy())
+        return Answer(int(row.argmax()), row, float(confidence.numpy()[0]), index, self._names[index])
+
+    def prepare(
+        self, image: np.ndarray, thresholds: Sequence[float] | None = None
+    ) -> list[tvm.runtime.Tensor]:
+        """Checked inputs of ``run``, on the device."""
+        image = np.asarray(image)
+        if image.dtype == np.uint8:
+            image = image.astype(np.float32) / np.float32(255)
+        if image.dtype != np.float32:
+            raise ArtifactError(f"predict: the image is {image.dtype}; give float32, or uint8 in 0 to 255")
+        if image.shape not in (self.input_shape, self.input_shape[1:]):
+            raise ArtifactError(
+                f"predict: the image has shape {list(image.shape)}; "
+                f"{self.path.name} takes one of {list(self.input_shape)}"
+            )
+        if not np.isfinite(image).all():
+            where = [int(i) for i in np.argwhere(~np.isfinite(image))[0]]
+            raise ArtifactError(f"predict: image{where} is {image[tuple(where)]}; every value must be finite")
+        inputs = [tvm.runtime.tensor(np.ascontiguousarray(image.reshape(self.input_shape)))]
+        return inputs + self._prepared_thresholds(thresholds)
+
+    def _prepared_thresholds(self, thresholds: Sequence[float] | None) -> list[tvm.runtime.Tensor]:
+        chosen = self.thresholds if thresholds is None else np.asarray(thresholds, np.float32)
+        if chosen.shape != self.thresholds.shape or np.isnan(chosen).any():
+            raise ArtifactError(
+                f"predict: thresholds are {chosen.tolist()}; {self.path.name} has {len(self.thresholds)} exits "
+                "and takes one number for each"
+            )
+        return [tvm.runtime.tensor(chosen)] if len(chosen) else []
+
+    def run(self, *inputs: tvm.runtime.Tensor) -> tuple[tvm.runtime.Tensor, ...]:
+        """``main`` itself: probabilities [1, K], exit int32 [], confidence [1]."""
+        return self._machine["main"](*inputs)
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Load ``model.so``. Raises ArtifactError for a file that is missing, no library, or none of ours."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
+    try:
+        # Without a slash, the loader would search the system's library folders.
+        module = tvm.runtime.load_module(str(path.resolve()))
+        machine = VirtualMachine(module, tvm.cpu())
+    except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
+        first = str(error).strip().splitlines()[-1]
+        raise ArtifactError(f"{path}: not a library that can be loaded here ({first})") from error
+    try:
+        manifest = json.loads(machine["hapi_manifest"]())
+    except (AttributeError, ValueError) as error:
+        raise ArtifactError(f"{path}: a library, but it carries no hapi_tvm manifest") from error
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path}: manifest of format {manifest.get('format')}; this version reads {FORMAT}: build it again"
+        )
+    return Artifact(path, machine, manifest)

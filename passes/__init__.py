@@ -1,0 +1,1 @@
+"""Relax passes of the pipeline, one file each."""

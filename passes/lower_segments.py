@@ -1,0 +1,54 @@
+"""Lower the segments and branches to chains of fused kernels."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from hapi_tvm.passes.blocked_layout import legalize_conv2d
+from hapi_tvm.passes.dataflow import operator
+from hapi_tvm.passes.graph import dataflow_bindings
+
+
+@tvm.transform.module_pass(opt_level=0, name="LowerSegments")
+class LowerSegments:
+    """Legalise and fuse, so that each Relax function is a chain of calls to TIR kernels.
+
+    Runs after CutSegments, with a target in scope, which some of TVM's lowerings ask for. Kernels that
+    several functions call are shared: FuseTIR makes one for each structure. A module without any operator
+    left to lower is returned as it is.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        if _is_lowered(mod):
+            return mod
+        return tvm.transform.Sequential(
+            [
+                relax.transform.LegalizeOps({"relax.nn.conv2d": legalize_conv2d}),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(_exposed(mod))
+
+
+def _is_lowered(mod: tvm.IRModule) -> bool:
+    return all(
+        operator(binding.value) in ("", "relax.call_tir")
+        for function in mod.functions.values()
+        if isinstance(function, relax.Function)
+        for binding in dataflow_bindings(function)
+    )
+
+
+def _exposed(mod: tvm.IRModule) -> tvm.IRModule:
+    """Every Relax function under its own global symbol: without one, dead-code elimination takes it."""
+    return tvm.IRModule(
+        {
+            var: function.with_attr("global_symbol", var.name_hint)
+            if isinstance(function, relax.Function)
+            else function
+            for var, function in mod.functions_items()
+        }
+    )

@@ -1,0 +1,95 @@
+"""The compiler's path from a backbone to one executable, as lists of passes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import tvm
+from tvm import relax
+from tvm.ir.instrument import DumpIR
+
+from hapi_tvm.passes.attach_exits import AttachExits, BranchWeights
+from hapi_tvm.passes.attach_manifest import AttachManifest
+from hapi_tvm.passes.blocked_layout import BlockedLayout
+from hapi_tvm.passes.cut_segments import CutSegments
+from hapi_tvm.passes.drop_exits import DropExits
+from hapi_tvm.passes.fold_weights import FoldWeights
+from hapi_tvm.passes.lower_segments import LowerSegments
+from hapi_tvm.passes.route import Route
+from hapi_tvm.records import Option
+
+
+def lower_everything(
+    backbone: tvm.IRModule,
+    tensors: Sequence[str],
+    weights: Mapping[Option, BranchWeights],
+    target: tvm.target.Target,
+    vector_width: int,
+    dump_dir: pathlib.Path | None = None,
+) -> tvm.IRModule:
+    """The backbone with every candidate branch, as segments and branches made of kernels.
+
+    tensors: the variable of each candidate. weights: of each option, as AttachExits takes them.
+    dump_dir: where to write the IR after each pass.
+    """
+    return _run(
+        [
+            # One over-provisioned function.
+            AttachExits(tensors, weights),
+            # Layouts, chosen before cutting: what crosses a cut stays blocked.
+            BlockedLayout(vector_width),
+            FoldWeights(),
+            relax.transform.EliminateCommonSubexpr(),
+            # Functions, then kernels.
+            CutSegments(len(tensors), list(weights)),
+            LowerSegments(),
+        ],
+        backbone,
+        target,
+        dump_dir,
+    )
+
+
+def assemble(
+    lowered: tvm.IRModule,
+    kept: Sequence[Option],
+    manifest: str,
+    target: tvm.target.Target,
+    dump_dir: pathlib.Path | None = None,
+) -> tvm.IRModule:
+    """A design: the branches in ``kept``, merged segments, the router and the manifest."""
+    return _run([DropExits(kept), Route(), AttachManifest(manifest)], lowered, target, dump_dir)
+
+
+def to_virtual_machine() -> tvm.transform.Pass:
+    """What ``tvm.compile`` runs on a lowered module; its default would legalise and fuse the router too."""
+    return tvm.transform.Sequential(
+        [
+            # Destination passing.
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            # Memory.
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            # Virtual machine.
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _run(
+    passes: list[tvm.transform.Pass],
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    dump_dir: pathlib.Path | None,
+) -> tvm.IRModule:
+    instruments = [] if dump_dir is None else [DumpIR(dump_dir)]
+    with target, tvm.transform.PassContext(opt_level=3, instruments=instruments):
+        return tvm.transform.Sequential(passes)(module)

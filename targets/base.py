@@ -1,0 +1,40 @@
+"""What a device family must offer. One implementation a file: ``llvm``."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import tvm
+
+__all__ = ["Target"]
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A device that kernels are tuned, measured and compiled for. Implementations are frozen.
+
+    name: for people and for folder names, such as "llvm cascadelake threads=1".
+    threads: of TVM's runtime, while kernels are measured and in production.
+    vector_width: float32 lanes of the widest vector register.
+    """
+
+    name: str
+    threads: int
+    vector_width: int
+
+    @property
+    def tvm_target(self) -> tvm.target.Target: ...
+
+    def device(self) -> tvm.runtime.Device: ...
+
+    def builder(self) -> tvm.s_tir.meta_schedule.builder.PyBuilder:
+        """Compiles candidates; one that crashes or hangs the compiler is one failed result."""
+
+    def runner(self, repeats: int, min_repeat_ms: int) -> tvm.s_tir.meta_schedule.runner.PyRunner:
+        """Times candidates on the device, with ``threads`` threads, one at a time."""
+
+    def space(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.meta_schedule.space_generator.SpaceGenerator:
+        """The schedules that tuning chooses from, for this kernel."""
+
+    def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
+        """A good schedule without any trial; None where the kernel is best left as it is."""
