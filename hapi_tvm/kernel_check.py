@@ -19,13 +19,10 @@ TOLERANCE = 1e-3
 TIMEOUT_S = 60.0
 
 
-def differences(
-    pairs: Sequence[tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]], target: Target
-) -> list[str | None]:
+def differences(pairs: Sequence[tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]], target: Target) -> list[str | None]:
     """For each (unscheduled, scheduled): None where they agree, else what is wrong, a crash included."""
     calls = [
-        (workload(plain), workload(scheduled), target.tvm_target, buffer_shapes(plain))
-        for plain, scheduled in pairs
+        (workload(plain), workload(scheduled), target.tvm_target, buffer_shapes(plain)) for plain, scheduled in pairs
     ]
     outcomes = shared_server().map(
         largest_difference, calls, TIMEOUT_S, workers=2, environment=runtime_environment(target.threads)
@@ -35,9 +32,7 @@ def differences(
         if outcome.error is not None:
             found.append(outcome.error)
         elif not outcome.value <= TOLERANCE:
-            found.append(
-                f"its output differs by {outcome.value:.2e} of the largest value ({TOLERANCE:.0e} allowed)"
-            )
+            found.append(f"its output differs by {outcome.value:.2e} of the largest value; {TOLERANCE:.0e} is allowed")
         else:
             found.append(None)
     return found

@@ -25,7 +25,7 @@ from tvm.s_tir import meta_schedule as ms
 from hapi_tvm import jsonl
 from hapi_tvm.kernels import Kernel, kernel_key, workload
 from hapi_tvm.targets import Target
-from hapi_tvm.tvm_compat import FAILED_SECONDS
+from hapi_tvm.tvm_compat import FAILED_SECONDS, private_copy
 
 __all__ = ["KernelDatabase", "Scheduled", "default", "target_folder"]
 
@@ -146,15 +146,11 @@ class KernelDatabase:
         """Keys of all schedules tried so far."""
         return self._rejected_keys(kernel) | {replay(record).key for record in self.records(kernel)}
 
-    def add(
-        self, kernel: Kernel, candidate: ms.MeasureCandidate, seconds: list[float], target: Target
-    ) -> None:
+    def add(self, kernel: Kernel, candidate: ms.MeasureCandidate, seconds: list[float], target: Target) -> None:
         """Store a measured candidate, on disk when this returns."""
         stored = self.tvm_database.commit_workload(workload(kernel.func))
         self.tvm_database.commit_tuning_record(
-            ms.database.TuningRecord(
-                candidate.sch.trace, stored, seconds, target.tvm_target, candidate.args_info
-            )
+            ms.database.TuningRecord(candidate.sch.trace, stored, seconds, target.tvm_target, candidate.args_info)
         )
 
     def reject(self, kernel: Kernel, schedule_key: str, reason: str) -> None:
@@ -196,7 +192,7 @@ def default(kernel: Kernel, target: Target, rejected: Set[str] = frozenset()) ->
 
 def replay(record: ms.database.TuningRecord) -> Scheduled:
     """The function that a record's trace makes of its workload."""
-    schedule = s_tir.Schedule(record.workload.mod)
+    schedule = s_tir.Schedule(private_copy(record.workload.mod))
     record.trace.apply_to_schedule(schedule, remove_postproc=False)
     func = schedule.mod["main"]
     return Scheduled(func, kernel_key(func), "tuned")

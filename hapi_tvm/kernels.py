@@ -8,6 +8,8 @@ import tvm
 import tvm_ffi
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
+from hapi_tvm.tvm_compat import private_copy
+
 __all__ = ["Kernel", "buffer_shapes", "kernel_key", "normalised", "workload"]
 
 
@@ -38,8 +40,8 @@ def kernel_key(func: tvm.tirx.PrimFunc) -> str:
 
 
 def workload(func: tvm.tirx.PrimFunc) -> tvm.IRModule:
-    """The module that the tuning database knows the kernel by."""
-    return tvm.IRModule({"main": normalised(func).with_attr("global_symbol", "main")})
+    """The module that the tuning database knows the kernel by. It shares nothing with ``func``."""
+    return private_copy(tvm.IRModule({"main": normalised(func).with_attr("global_symbol", "main")}))
 
 
 def buffer_shapes(func: tvm.tirx.PrimFunc) -> tuple[tuple[int, ...], ...]:

@@ -49,13 +49,11 @@ def measure(
         database = KernelDatabase(folder)
         scheduled = {key: database.best(kernel, target) for key, kernel in unique.items()}
         known = _known(folder / FILE, repeats)
-        missing = [kernel for key, kernel in unique.items() if (key, scheduled[key].key) not in known]
-        samples = {
-            key: known[key, scheduled[key].key] for key in unique if (key, scheduled[key].key) in known
-        }
+        in_use = {key: (key, scheduled[key].key) for key in unique}
+        samples = {key: known[pair] for key, pair in in_use.items() if pair in known}
         failures: dict[str, str] = {}
         for _ in range(ATTEMPTS):
-            waiting = [kernel for kernel in missing if kernel.key not in samples]
+            waiting = [kernel for kernel in unique.values() if kernel.key not in samples]
             failures = {}
             _measure_all(waiting, scheduled, target, repeats, folder / FILE, samples, failures, on_kernel)
     if failures:
@@ -89,9 +87,9 @@ def _known(path: pathlib.Path, repeats: int) -> dict[tuple[str, str], list[float
 
 
 def _is_measurement(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(
-        isinstance(value.get(key), str) for key in ("kernel", "schedule")
-    ):
+    if not isinstance(value, dict):
+        return False
+    if not all(isinstance(value.get(key), str) for key in ("kernel", "schedule")):
         return False
     samples = value.get("samples_us")
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,21 @@ class Artifact:
     def run(self, *inputs: tvm.runtime.Tensor) -> tuple[tvm.runtime.Tensor, ...]:
         """``main`` itself: probabilities [1, K], exit int32 [], confidence [1]."""
         return self._machine["main"](*inputs)
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """One part of the network, for a caller that routes by itself, against a deadline say.
+
+        name: ``segment_<i>`` takes the tensor before it and returns the one behind it, the last one
+        (probabilities [1, K], confidence [1]); ``exit_<i>`` takes what ``segment_<i>`` returned and
+        returns such a pair.
+        """
+        try:
+            return self._machine[name]
+        except AttributeError:
+            raise ArtifactError(
+                f"{self.path.name} has no function {name}; it has segment_00 to segment_{len(self.thresholds):02d}"
+                + (f" and exit_00 to exit_{len(self.thresholds) - 1:02d}" if len(self.thresholds) else "")
+            ) from None
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:

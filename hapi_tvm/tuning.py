@@ -100,9 +100,7 @@ def tune(
         _check_numbers(kernels, target, database)
 
 
-def best_schedules(
-    kernels: Iterable[Kernel], target: Target, database_dir: pathlib.Path | str
-) -> dict[str, Scheduled]:
+def best_schedules(kernels: Iterable[Kernel], target: Target, database_dir: pathlib.Path | str) -> dict[str, Scheduled]:
     """By kernel key: the fastest schedule on record, else the target's default, else the kernel as it is."""
     folder = target_folder(database_dir, target)
     with jsonl.locked(folder):
@@ -180,9 +178,7 @@ class _Session:
         return len(fresh)
 
     @staticmethod
-    def _fresh(
-        candidates: list[ms.MeasureCandidate], tried: set[str], limit: int
-    ) -> list[ms.MeasureCandidate]:
+    def _fresh(candidates: list[ms.MeasureCandidate], tried: set[str], limit: int) -> list[ms.MeasureCandidate]:
         """Up to ``limit`` candidates that are not in ``tried``, and adds them to it."""
         fresh = []
         for candidate in candidates:

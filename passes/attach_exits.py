@@ -73,7 +73,9 @@ class AttachExits:
             )
         outside = sorted({option.candidate for option in self.weights} - set(range(len(self.names))))
         if outside:
-            raise BuildError(f"AttachExits: no tensor for candidates {outside}; {len(self.names)} tensors are given")
+            raise BuildError(
+                f"AttachExits: there are weights for candidates {outside}, and tensors for {len(self.names)}"
+            )
 
 
 def _answer(builder: relax.BlockBuilder, logits: relax.Expr) -> list[relax.Expr]:

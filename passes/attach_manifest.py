@@ -19,8 +19,8 @@ class AttachManifest:
         self.text = text
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        function = relax.Function([], relax.SeqExpr([], tvm.ir.StringImm(self.text)), tvm.ir.StringType())
         functions = {var: f for var, f in mod.functions_items() if var.name_hint != MANIFEST}
         builder = relax.BlockBuilder(tvm.IRModule(functions, attrs=mod.attrs))
-        builder.add_func(function.with_attr("global_symbol", MANIFEST), MANIFEST)
+        with builder.function(MANIFEST, []):
+            builder.emit_func_output(builder.emit(tvm.ir.StringImm(self.text)))
         return builder.finalize()

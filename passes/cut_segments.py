@@ -43,7 +43,9 @@ class CutSegments:
         by_name = {binding.var.name: binding.var for binding in bindings}
         missing = [cut_name(i) for i in range(self.candidates) if cut_name(i) not in by_name]
         if missing:
-            raise BuildError(f"CutSegments: main binds no {', '.join(missing)}; a pass before this one renamed them")
+            raise BuildError(
+                f"CutSegments: main binds no {', '.join(missing)}; a pass before this one renamed them"
+            )
         cuts = [by_name[cut_name(i)] for i in range(self.candidates)]
         outputs = list(result_of(main).fields)
 

@@ -27,12 +27,19 @@ class DropExits:
         self.kept = list(kept)
         places = [option.candidate for option in kept]
         if places != sorted(set(places)):
-            raise BuildError(f"DropExits: kept options {self.kept} must be in network order, one for each candidate")
+            raise BuildError(
+                f"DropExits: kept options {self.kept} must be in network order, at most one for a candidate"
+            )
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         functions = {var.name_hint: f for var, f in mod.functions_items() if isinstance(f, relax.Function)}
         if not any(name.startswith("exit_") and name.count("_") == 2 for name in functions):
             return mod
+        absent = [exit_name(option) for option in self.kept if exit_name(option) not in functions]
+        if absent:
+            raise BuildError(
+                f"DropExits: the module holds no {', '.join(absent)}; the design belongs to another network"
+            )
         count = sum(name.startswith("segment_") for name in functions)
         kernels = {var: f for var, f in mod.functions_items() if not isinstance(f, relax.Function)}
         ends = [option.candidate for option in self.kept] + [count - 1]
@@ -43,7 +50,8 @@ class DropExits:
             builder.add_func(_chained(segment_name(index), chain), segment_name(index))
             begin = end + 1
         for index, option in enumerate(self.kept):
-            builder.add_func(_chained(f"exit_{index:02d}", [functions[exit_name(option)]]), f"exit_{index:02d}")
+            name = f"exit_{index:02d}"
+            builder.add_func(_chained(name, [functions[exit_name(option)]]), name)
         return relax.transform.DeadCodeElimination()(builder.finalize())
 
 

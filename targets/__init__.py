@@ -1,5 +1,8 @@
 """Device families: what is built for them, how a candidate is built and run, how kernels are scheduled."""
 
+if __name__ != "hapi_tvm.targets":
+    raise ImportError(f"this folder was imported as {__name__!r}: import hapi_tvm.targets instead")
+
 from hapi_tvm.targets.base import Target
 from hapi_tvm.targets.llvm import llvm
 

@@ -29,9 +29,7 @@ def time_library(path: str, shapes: Shapes, repeats: int, min_repeat_ms: int) ->
     """Seconds of one call, ``repeats`` times, each the mean over at least ``min_repeat_ms``; warmed up."""
     library = tvm.runtime.load_module(path)
     arguments = random_arguments(shapes, seed=0)
-    evaluator = library.time_evaluator(
-        "main", tvm.cpu(0), number=1, repeat=repeats + 1, min_repeat_ms=min_repeat_ms
-    )
+    evaluator = library.time_evaluator("main", tvm.cpu(0), number=1, repeat=repeats + 1, min_repeat_ms=min_repeat_ms)
     return [float(seconds) for seconds in evaluator(*arguments).results][1:]
 
 

@@ -17,8 +17,6 @@ import onnx
 import pytest
 import tvm
 from click.testing import CliRunner
-from hapi_tvm.passes.attach_manifest import AttachManifest
-from hapi_tvm.passes.route import Route
 from onnx import TensorProto, helper, numpy_helper
 from test_report import sample_report
 from tvm import relax
@@ -26,6 +24,8 @@ from tvm import relax
 import hapi_tvm
 from hapi_tvm.cli import main
 from hapi_tvm.errors import InfeasibleSLA
+from hapi_tvm.passes.attach_manifest import AttachManifest
+from hapi_tvm.passes.route import Route
 from hapi_tvm.report import read_report, write_report
 
 ROOT = Path(hapi_tvm.__file__).parent.parent

@@ -7,6 +7,8 @@ from tvm import s_tir
 from tvm.s_tir import Schedule
 from tvm.tirx import IterVar
 
+from hapi_tvm.tvm_compat import private_copy
+
 __all__ = [
     "child_blocks",
     "inline_around",
@@ -22,8 +24,8 @@ SBlockRV = s_tir.schedule.SBlockRV
 
 
 def traced(func: tvm.tirx.PrimFunc) -> Schedule:
-    """A schedule of ``func`` that records its trace."""
-    return Schedule(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), debug_mask="none")
+    """A schedule of a copy of ``func`` that records its trace."""
+    return Schedule(private_copy(tvm.IRModule({"main": func.with_attr("global_symbol", "main")})))
 
 
 def child_blocks(schedule: Schedule) -> list[SBlockRV]:

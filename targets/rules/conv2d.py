@@ -120,9 +120,7 @@ def default_tile(convolution: Convolution, lanes: int) -> Tile:
     return tile_families(convolution, lanes)[0]
 
 
-def schedule_convolution(
-    schedule: Schedule, convolution: Convolution, tile: Tile, lanes: int, threads: int
-) -> None:
+def schedule_convolution(schedule: Schedule, convolution: Convolution, tile: Tile, lanes: int, threads: int) -> None:
     """Apply the rule in place. The epilogue (bias, residual, activation) runs on each tile while it is hot.
 
     Raises ScheduleError where the kernel does not have the form that ``find_convolution`` promised.

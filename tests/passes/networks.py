@@ -1,6 +1,6 @@
-"""A residual classifier with three candidate exits, small enough to compile in a second, and what it must compute.
+"""A residual classifier with three candidate exits, small enough to compile in a second.
 
-The oracle is plain torch and shares nothing with the passes but the weights.
+Also what it must compute: the oracle is plain torch and shares nothing with the passes but the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hapi_tvm.passes.blocked_layout import BlockedLayout
 from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
 from hapi_tvm.passes.fold_weights import FoldWeights
+from hapi_tvm.passes.graph import dataflow_bindings
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.pipeline import to_virtual_machine
 from hapi_tvm.passes.route import Route
@@ -165,6 +166,24 @@ def copy_of(mod: tvm.IRModule) -> tvm.IRModule:
 def functions(mod: tvm.IRModule) -> dict[str, relax.Function]:
     """The Relax functions of a module by name."""
     return {var.name_hint: f for var, f in mod.functions_items() if isinstance(f, relax.Function)}
+
+
+def kernels(function: relax.Function) -> list[str]:
+    """Names of the kernels that a lowered function calls, in order."""
+    calls = [binding.value for binding in dataflow_bindings(function) if isinstance(binding.value, relax.Call)]
+    return [call.args[0].name_hint for call in calls if call.op.name == "relax.call_tir"]
+
+
+def assert_leaves_its_input_alone(a_pass: tvm.transform.Pass, mod: tvm.IRModule) -> None:
+    before = copy_of(mod)
+    a_pass(mod)
+    tvm.ir.assert_structural_equal(mod, before)
+    assert mod.script() == before.script()
+
+
+def assert_twice_equals_once(a_pass: tvm.transform.Pass, mod: tvm.IRModule) -> None:
+    once = a_pass(mod)
+    tvm.ir.assert_structural_equal(a_pass(once), once)
 
 
 def machine(mod: tvm.IRModule) -> relax.VirtualMachine:

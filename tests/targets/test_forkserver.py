@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 
-import hapi_tvm
 import pytest
+
+import hapi_tvm
 from hapi_tvm.targets.forkserver import ForkServer
 
 ROOT = pathlib.Path(hapi_tvm.__file__).resolve().parent.parent

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 import tvm
+
 from hapi_tvm import targets
 from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.forkserver import shared_server

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 import tvm
+from tvm import s_tir
+from tvm.s_tir import meta_schedule as ms
+
 from hapi_tvm import tvm_compat
 from hapi_tvm.kernels import buffer_shapes, workload
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
-from hapi_tvm.targets.rules.blocks import traced
+from hapi_tvm.targets.rules.blocks import child_blocks, traced
 from hapi_tvm.targets.rules.conv2d import MAX_ACCUMULATORS, default_tile, find_convolution
-from tvm import s_tir
-from tvm.s_tir import meta_schedule as ms
 
 TARGET = samples.TARGET
 
@@ -59,9 +60,7 @@ def test_blocked_convolution_equals_torch(inputs_, outputs, size, kernel, stride
     assert schedule is not None
     data, weight = unblocked(arrays[0]), arrays[1].transpose(0, 5, 1, 4, 2, 3)
     weight = weight.reshape(outputs, inputs_, kernel, kernel)
-    expected = torch.nn.functional.conv2d(
-        torch.tensor(data), torch.tensor(weight), stride=stride, padding=kernel // 2
-    )
+    expected = torch.nn.functional.conv2d(torch.tensor(data), torch.tensor(weight), stride=stride, padding=kernel // 2)
     for step, array in zip([s for s in epilogue if s in ("bias", "residual")], arrays[2:], strict=False):
         assert step in ("bias", "residual")
         expected = expected + torch.tensor(unblocked(array))
@@ -100,23 +99,30 @@ def test_default_schedule_equals_unscheduled(name, threads):
     assert_same(run(schedule.mod, arrays), run(workload(func), arrays))
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_kernel_given_is_unchanged(name):
+    func = OTHERS[name]
+    before = func.script()
+    cpu_default_schedule(func, 16, threads=1)
+    assert func.script() == before
+
+
 def test_threads_make_the_outer_loops_parallel():
     func = samples.blocked(16, 16, 28)
     assert "T.parallel" in cpu_default_schedule(func, 16, threads=2).mod.script()
     assert "T.parallel" not in cpu_default_schedule(func, 16, threads=1).mod.script()
 
 
-def test_epilogue_and_accumulators_share_a_tile():
-    func = samples.blocked(32, 32, 14, epilogue=("bias", "residual", "relu"))
-    lowered = tvm.tirx.get_default_tir_pipeline(TARGET)(
-        tvm.tirx.transform.BindTarget(TARGET)(cpu_default_schedule(func, 16, 1).mod)
-    )
-    text = lowered.script()
-    # The convolution's own buffer is one register tile, not the whole 14x14x32 map.
-    tile = default_tile(find_convolution(traced(func)), 16)
-    accumulators = tile.channels * tile.rows * tile.columns
-    assert accumulators <= MAX_ACCUMULATORS
-    assert f"({accumulators * 16},)" in text and "(6272,)" not in text.split("data_pad", 1)[1]
+@pytest.mark.parametrize("epilogue", [(), ("bias",), ("bias", "residual", "relu"), ("bias", "silu")])
+def test_the_epilogue_runs_on_each_tile(epilogue):
+    """One block is left behind the convolution, under the same four tile loops."""
+    schedule = cpu_default_schedule(samples.blocked(32, 32, 14, epilogue=epilogue), 16, threads=1)
+    names = [schedule.get(block).name_hint for block in child_blocks(schedule)]
+    assert names[:3] == ["data_pad", "conv2d_NCHWc_init", "conv2d_NCHWc_update"] and len(names) == 4
+    nests = [schedule.get_loops(schedule.get_sblock(name)) for name in names[1:]]
+    for depth in range(4):
+        first, *others = (schedule.get_sref(nest[depth]) for nest in nests)
+        assert all(first.same_as(other) for other in others)
 
 
 @pytest.mark.parametrize("size", [7, 14, 15, 28])
