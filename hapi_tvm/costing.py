@@ -75,7 +75,7 @@ def _kernel_latencies(
         chosen |= {kernels[index].key for index in choose_to_measure(features, budget, seed)}
     to_measure = [kernel for kernel in kernels if kernel.key in chosen]
     with bar("measure kernels", len(to_measure)) as shown:
-        found = measure(to_measure, target, database_dir, on_kernel=lambda _: shown.advance())
+        found = measure(to_measure, target, database_dir, on_kernel=lambda *_: shown.advance())
     rest = [index for index, kernel in enumerate(kernels) if kernel.key not in chosen]
     if rest:
         known = [index for index, kernel in enumerate(kernels) if kernel.key in chosen]

@@ -70,22 +70,25 @@ def backbone() -> tvm.IRModule:
     return module(body, IMAGE_SHAPE)
 
 
+def random_branch(kind: str, channels: int, classes: int, seed: int) -> BranchWeights:
+    """Small enough that confidences spread over (1 / classes, 1)."""
+    own: dict[str, np.ndarray] = {}
+    if kind == "conv":
+        own["conv_weight"] = normal(8, channels, 3, 3, seed=seed)
+        own["conv_bias"] = normal(1, 8, seed=seed + 50)[0] / 4
+        channels = 8
+    own["weight"] = normal(2 * channels, classes, seed=seed + 20) / 2
+    own["bias"] = normal(1, classes, seed=seed + 40)[0] / 2
+    return own
+
+
 @functools.cache
 def branch_weights() -> dict[Option, BranchWeights]:
-    """Random, in the order of ``OPTIONS``; large enough that confidences spread over (1 / CLASSES, 1)."""
-    weights = {}
-    for seed, option in enumerate(OPTIONS, start=100):
-        channels, own = CHANNELS[option.candidate], {}
-        if option.kind == "conv":
-            own = {
-                "conv_weight": normal(8, channels, 3, 3, seed=seed),
-                "conv_bias": normal(1, 8, seed=seed + 50)[0] / 4,
-            }
-            channels = 8
-        own["weight"] = normal(2 * channels, CLASSES, seed=seed + 20) / 2
-        own["bias"] = normal(1, CLASSES, seed=seed + 40)[0] / 2
-        weights[option] = own
-    return weights
+    """Random, in the order of ``OPTIONS``."""
+    return {
+        option: random_branch(option.kind, CHANNELS[option.candidate], CLASSES, seed)
+        for seed, option in enumerate(OPTIONS, start=100)
+    }
 
 
 def images(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -47,15 +47,16 @@ class Before:
 class Expected:
     @T.prim_func(private=True, s_tir=True)
     def gate_00(
-        confidence: T.Buffer((T.int64(1),), "float32"),
-        thresholds: T.Buffer((T.int64(1),), "float32"),
+        confidence: T.Buffer((1,), "float32"),
+        thresholds: T.Buffer((1,), "float32"),
         fires: T.Buffer((), "bool"),
     ):
         T.func_attr({"tirx.noalias": True})
         with T.sblock("fires"):
-            T.reads(thresholds[T.int64(0)], confidence[T.int64(0)])
+            T.axis.spatial(1, 0)
+            T.reads(thresholds[0], confidence[0])
             T.writes(fires[()])
-            fires[()] = thresholds[T.int64(0)] <= confidence[T.int64(0)]
+            fires[()] = thresholds[0] <= confidence[0]
 
     @R.function
     def main(
