@@ -54,7 +54,7 @@ def build(
     trials: int = 256,
     measure_budget: int | None = None,
     spacing: float = 0.0,
-    epochs: int = 8,
+    epochs: int = 6,
     seed: int = 0,
     database_dir: str | os.PathLike[str] | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
@@ -140,11 +140,13 @@ class _Run:
         return load(self.folder.path("model.so"))
 
     def _exits(self) -> ExitGraph:
-        key = digest("exits", self.backbone.hash, self.settings.spacing)
+        """The candidates; none at all where the network has no legal cut and the SLA wants no exit."""
+        wanted = self.settings.sla.max_exits > 0
+        key = digest("exits", self.backbone.hash, self.settings.spacing, wanted)
         graph = self.folder.load("exits", ExitGraph, key)
         if graph is None:
             with stage("exits", self.timings_s) as note:
-                graph = exit_graph(self.backbone, self.settings.spacing)
+                graph = exit_graph(self.backbone, self.settings.spacing, may_be_empty=not wanted)
                 note(f"{len(graph.candidates)} candidates, branches {', '.join(graph.kinds)}")
             self.folder.save("exits", graph, key)
         return graph
@@ -179,7 +181,11 @@ class _Run:
     def _search(
         self, graph: ExitGraph, calibration: CalibrationTable, costs: _Costs
     ) -> tuple[Design, LatencyTable]:
-        """Search, then measure whatever the design uses and was only predicted, until nothing is left."""
+        """Search, then measure whatever the design uses and was only predicted, until nothing is left.
+
+        The design is written at the end: one that leans on predictions may turn out infeasible, and must not
+        take the place of an earlier result.
+        """
         latency = costs.table()
         design = self._searched(graph, calibration, latency)
         for attempt in range(MEASURING_ROUNDS):
@@ -189,19 +195,23 @@ class _Run:
                 break
             latency = costs.measure(predicted if attempt == MEASURING_ROUNDS - 1 else missing)
             design = self._searched(graph, calibration, latency)
+        key = self._search_key(design.provenance)
+        if self.folder.load("design", Design, key) is None:
+            self.folder.save("design", design, key)
         return design, latency
 
     def _searched(self, graph: ExitGraph, calibration: CalibrationTable, latency: LatencyTable) -> Design:
         provenance = {"calibration": digest(calibration), "latency": digest(latency), "exits": digest(graph)}
-        key = digest("search", provenance, self.settings.sla)
-        design = self.folder.load("design", Design, key)
+        design = self.folder.load("design", Design, self._search_key(provenance))
         if design is None:
             with stage("search", self.timings_s) as note:
                 design = search(calibration, latency, graph, self.settings.sla)
                 design = replace(design, provenance=provenance)
                 note(f"{len(design.exits)} exits, {design.predicted.mean_us:.0f} us on average expected")
-            self.folder.save("design", design, key)
         return design
+
+    def _search_key(self, provenance: Mapping[str, str]) -> str:
+        return digest("search", provenance, self.settings.sla)
 
     def _is_built(self, design_key: str) -> bool:
         """Whether ``model.so`` and the report are those of this design."""
@@ -374,6 +384,7 @@ class _Costs:
                 run.target,
                 run.settings.database_dir,
                 plain,
+                self.schedules,
                 budget=run.settings.measure_budget,
                 needed=self._needed,
                 seed=run.settings.seed,

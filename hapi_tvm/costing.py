@@ -1,17 +1,19 @@
-"""The latency table: kernels measured or predicted, the virtual machine's share, and the check of their sum."""
+"""The latency table: kernels measured or predicted, segments in place, and what the virtual machine adds."""
 
 from __future__ import annotations
 
 import pathlib
 import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 import tvm
 
 from hapi_tvm.features import kernel_features
+from hapi_tvm.inplace import measure_in_place
+from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import measure
 from hapi_tvm.network import LoweredNetwork
@@ -31,20 +33,22 @@ def cost(
     target: Target,
     database_dir: pathlib.Path,
     plain: Artifact,
+    schedules: Mapping[str, Scheduled],
     *,
     budget: int | None,
     needed: Collection[str] = (),
     seed: int = 0,
 ) -> LatencyTable:
-    """Latencies of all kernels on ``target``.
+    """Latencies of all kernels on ``target``, and of all segments and branches.
 
-    plain: the compiled backbone without exits; its whole run sets ``LatencyTable.scale``. budget: how many
-    kernels to measure, the others are predicted; None measures all. needed: keys that are measured in
-    any case.
+    plain: the compiled backbone without exits; its whole run sets ``LatencyTable.scale``. schedules: by
+    kernel key. budget: how many kernels to measure, the others are predicted, and segments are sums; None
+    measures every kernel, segment and branch. needed: keys that are measured in any case.
     """
     kernels = list(network.kernels.values())
     latencies = _kernel_latencies(kernels, target, database_dir, budget, needed, seed)
     overheads = measure_overheads(target)
+    places = None if budget is not None else measure_in_place(network, graph, schedules, target, overheads.entry_us)
     table = LatencyTable(
         target=target.name,
         threads=target.threads,
@@ -53,10 +57,14 @@ def cost(
         segments=network.segments,
         options=graph.options,
         branches=network.branches,
+        segment_samples_us=() if places is None else places.segments_us,
+        branch_samples_us=() if places is None else places.branches_us,
+        entry_us=overheads.entry_us,
         call_us=overheads.call_us,
         gate_us=overheads.gate_us,
     )
-    return replace(table, scale=_whole_run_us(plain) / float(table.segment_us.sum()))
+    summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
+    return replace(table, scale=(_whole_run_us(plain) - overheads.entry_us) / summed_us)
 
 
 def _kernel_latencies(

@@ -44,21 +44,24 @@ def _feed(sink, part: object) -> None:
         for item in part:
             _feed(sink, item)
     else:
-        _tag(sink, type(part).__name__, _scalar_bytes(part))
+        _tag(sink, *_scalar(part))
 
 
-def _scalar_bytes(part: object) -> bytes:
+def _scalar(part: object) -> tuple[str, bytes]:
+    """Kind and bytes. A subclass counts as its base: names that TVM hands out are a ``str`` of its own."""
     match part:
         case None:
-            return b""
+            return "NoneType", b""
         case bytes():
-            return part
+            return "bytes", part
         case str():
-            return part.encode()
-        case bool() | int():
-            return str(int(part)).encode()
+            return "str", part.encode()
+        case bool():
+            return "bool", str(int(part)).encode()
+        case int():
+            return "int", str(int(part)).encode()
         case float():
-            return struct.pack("<d", part)
+            return "float", struct.pack("<d", part)
     raise TypeError(f"digest takes no {type(part).__name__}: {part!r}")
 
 

@@ -12,8 +12,10 @@ else: what was measured is measured.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import re
+import statistics
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +29,10 @@ from hapi_tvm.kernels import Kernel, kernel_key, workload
 from hapi_tvm.targets import Target
 from hapi_tvm.tvm_compat import FAILED_SECONDS, private_copy
 
-__all__ = ["KernelDatabase", "Scheduled", "default", "target_folder"]
+__all__ = ["KernelDatabase", "Measured", "Scheduled", "default", "replay", "target_folder"]
 
 EXHAUSTED = "exhausted"
+MARGIN = 0.03
 
 
 def target_folder(database_dir: pathlib.Path | str, target: Target) -> pathlib.Path:
@@ -104,59 +107,72 @@ def _renumbering(old_lines: list[str], kept: list[str]) -> dict[int, int]:
     return numbers
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A candidate on record: its schedule, and the median of its repeats."""
+
+    scheduled: Scheduled
+    median_s: float
+
+
 class KernelDatabase:
     """Open with the folder locked (``jsonl.locked``); broken lines are set aside at once."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._records_path = folder / "records.json"
-        self._open()
-        self._rejected = self._notes("rejected.jsonl")
-        self._checked = {(note["kernel"], note["schedule"]) for note in self._notes("checked.jsonl")}
+        workloads_path, records_path = folder / "workloads.json", folder / "records.json"
+        _repair(workloads_path, records_path)
+        self.tvm_database = ms.database.JSONDatabase(str(workloads_path), str(records_path))
+        self._rejected: dict[str, set[str]] = {}
+        for note in jsonl.read_repaired(folder / "rejected.jsonl", _is_note):
+            self._rejected_keys(note["kernel"]).add(note["schedule"])
+        checked = jsonl.read_repaired(folder / "checked.jsonl", _is_note)
+        self._checked = {(note["kernel"], note["schedule"]) for note in checked}
+        self._measured: dict[str, list[Measured]] = {}
 
-    def _open(self) -> None:
-        workloads_path = self._folder / "workloads.json"
-        _repair(workloads_path, self._records_path)
-        self.tvm_database = ms.database.JSONDatabase(str(workloads_path), str(self._records_path))
-
-    def _notes(self, name: str) -> list[dict]:
-        return jsonl.read_repaired(self._folder / name, _is_note)
-
-    def records(self, kernel: Kernel) -> list[ms.database.TuningRecord]:
+    def measured(self, kernel: Kernel) -> list[Measured]:
         """Every measured candidate of a kernel, the fastest first."""
-        module = workload(kernel.func)
-        if not self.tvm_database.has_workload(module):
-            return []
-        found = self.tvm_database.get_top_k(self.tvm_database.commit_workload(module), 1 << 20)
-        return [record for record in found if record_seconds(record) < FAILED_SECONDS]
+        if kernel.key not in self._measured:
+            module = workload(kernel.func)
+            records = []
+            if self.tvm_database.has_workload(module):
+                records = self.tvm_database.get_top_k(self.tvm_database.commit_workload(module), 1 << 20)
+            medians = [statistics.median(map(float, record.run_secs)) for record in records]
+            self._measured[kernel.key] = [
+                Measured(replay(record), median_s)
+                for record, median_s in zip(records, medians, strict=True)
+                if median_s < FAILED_SECONDS
+            ]
+        return sorted(self._measured[kernel.key], key=lambda item: item.median_s)
 
-    def trials(self, kernel: Kernel) -> int:
-        """Candidates tried so far, with or without success."""
-        return len(self.tried(kernel) - {EXHAUSTED})
+    def tried(self, kernel: Kernel) -> set[str]:
+        """Keys of all schedules tried so far, with or without success."""
+        rejected = self._rejected_keys(kernel.key) - {EXHAUSTED}
+        return rejected | {item.scheduled.key for item in self.measured(kernel)}
 
     def exhausted(self, kernel: Kernel) -> bool:
         """True once the search found nothing new to try."""
-        return EXHAUSTED in self._rejected_keys(kernel)
+        return EXHAUSTED in self._rejected_keys(kernel.key)
 
-    def _rejected_keys(self, kernel: Kernel) -> set[str]:
-        return {note["schedule"] for note in self._rejected if note["kernel"] == kernel.key}
-
-    def tried(self, kernel: Kernel) -> set[str]:
-        """Keys of all schedules tried so far."""
-        return self._rejected_keys(kernel) | {replay(record).key for record in self.records(kernel)}
+    def _rejected_keys(self, kernel_key_: str) -> set[str]:
+        return self._rejected.setdefault(kernel_key_, set())
 
     def add(self, kernel: Kernel, candidate: ms.MeasureCandidate, seconds: list[float], target: Target) -> None:
         """Store a measured candidate, on disk when this returns."""
+        known = self.measured(kernel)
         stored = self.tvm_database.commit_workload(workload(kernel.func))
         self.tvm_database.commit_tuning_record(
             ms.database.TuningRecord(candidate.sch.trace, stored, seconds, target.tvm_target, candidate.args_info)
         )
+        func = candidate.sch.mod["main"]
+        scheduled = Scheduled(func, kernel_key(func), "tuned")
+        self._measured[kernel.key] = [*known, Measured(scheduled, statistics.median(seconds))]
 
     def reject(self, kernel: Kernel, schedule_key: str, reason: str) -> None:
         """Never use this schedule, whether or not it has a record."""
+        self._rejected_keys(kernel.key).add(schedule_key)
         note = {"kernel": kernel.key, "schedule": schedule_key, "reason": reason}
-        self._rejected.append(note)
         jsonl.append(self._folder / "rejected.jsonl", note)
 
     def mark_exhausted(self, kernel: Kernel) -> None:
@@ -170,13 +186,19 @@ class KernelDatabase:
         jsonl.append(self._folder / "checked.jsonl", {"kernel": kernel.key, "schedule": schedule_key})
 
     def best(self, kernel: Kernel, target: Target) -> Scheduled:
-        """The fastest schedule known; without a record the target's default, or the kernel as it is."""
-        rejected = self._rejected_keys(kernel)
-        for record in self.records(kernel):
-            scheduled = replay(record)
-            if scheduled.key not in rejected:
-                return scheduled
-        return default(kernel, target, rejected)
+        """The fastest schedule on record; without one the target's default, or the kernel as it is.
+
+        The default stays in use unless another beats its measured time by ``MARGIN``: the fastest of many
+        noisy candidates is a lucky one, and no better, more often than not.
+        """
+        rejected = self._rejected_keys(kernel.key)
+        usable = [item for item in self.measured(kernel) if item.scheduled.key not in rejected]
+        fallback = default(kernel, target, rejected)
+        if not usable:
+            return fallback
+        default_s = next((item.median_s for item in usable if item.scheduled.key == fallback.key), math.inf)
+        fastest = usable[0]
+        return fastest.scheduled if fastest.median_s < (1 - MARGIN) * default_s else fallback
 
 
 def default(kernel: Kernel, target: Target, rejected: Set[str] = frozenset()) -> Scheduled:
@@ -196,9 +218,3 @@ def replay(record: ms.database.TuningRecord) -> Scheduled:
     record.trace.apply_to_schedule(schedule, remove_postproc=False)
     func = schedule.mod["main"]
     return Scheduled(func, kernel_key(func), "tuned")
-
-
-def record_seconds(record: ms.database.TuningRecord) -> float:
-    """Mean of the measured seconds; infinite where nothing was measured."""
-    seconds = [float(value) for value in record.run_secs or ()]
-    return sum(seconds) / len(seconds) if seconds else float("inf")

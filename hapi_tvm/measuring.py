@@ -16,7 +16,7 @@ from hapi_tvm import jsonl
 from hapi_tvm.errors import BuildError
 from hapi_tvm.kernel_database import KernelDatabase, Scheduled, target_folder
 from hapi_tvm.kernels import Kernel, workload
-from hapi_tvm.records import KernelLatency
+from hapi_tvm.records import KernelLatency, median_error
 from hapi_tvm.targets import Target
 from hapi_tvm.targets.forkserver_builder import remove_library
 
@@ -66,15 +66,9 @@ def measure(
 
 
 def latency(kernel: Kernel, samples_us: Sequence[float]) -> KernelLatency:
-    """Median, and its standard error.
-
-    The error of a median is 1.2533 times that of a mean for normal samples; the spread is taken from
-    the median absolute deviation (times 1.4826), which a few disturbed repeats do not move.
-    """
+    """The record of a kernel that was measured: median and its standard error."""
     median_us = statistics.median(samples_us)
-    deviation_us = statistics.median(abs(sample - median_us) for sample in samples_us)
-    sigma_us = 1.2533 * 1.4826 * deviation_us / math.sqrt(len(samples_us))
-    return KernelLatency(kernel.key, kernel.name, median_us, sigma_us, tuple(samples_us))
+    return KernelLatency(kernel.key, kernel.name, median_us, median_error(samples_us), tuple(samples_us))
 
 
 def _known(path: pathlib.Path, repeats: int) -> dict[tuple[str, str], list[float]]:

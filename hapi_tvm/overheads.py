@@ -24,9 +24,10 @@ REPEATS = 200
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """call_us: of one more kernel in a chain. gate_us: of one more exit that does not fire, beyond the
-    call of its branch's kernels."""
+    """entry_us: of entering a module from Python and leaving it. call_us: of one more kernel in a chain.
+    gate_us: of one more exit that does not fire, beyond the calls of its branch's kernels."""
 
+    entry_us: float
     call_us: float
     gate_us: float
 
@@ -42,7 +43,7 @@ def measure_overheads(target: Target) -> Overheads:
     call_us = max(0.0, (long_us - short_us) / CALLS)
     # The router runs EXITS + 1 segments of one kernel and EXITS branches of one kernel.
     gate_us = max(0.0, (routed_us - short_us - 2 * EXITS * call_us) / EXITS)
-    return Overheads(call_us, gate_us)
+    return Overheads(max(0.0, short_us - call_us), call_us, gate_us)
 
 
 def _timed(machine: VirtualMachine, exits: int) -> Callable[[], float]:

@@ -11,7 +11,8 @@ ordered by candidate, then kind.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "PlacedExit",
     "Prediction",
     "SLA",
+    "median_error",
 ]
 
 
@@ -140,12 +142,15 @@ class KernelLatency:
 
 @dataclass(frozen=True, slots=True)
 class LatencyTable:
-    """What every segment and every branch costs on one target.
+    """What every segment and every branch costs on one target. All times in microseconds.
 
     segments: E + 1 rows of kernel keys in call order. branches: one row for each of ``options``.
-    call_us: what the virtual machine adds to each kernel it calls. gate_us: what one exit adds beyond
-    its kernels (comparison, the copy of the verdict, the branch taken). scale: measured over summed
-    latency of the whole backbone; it carries what kernels cost each other (caches), 1 when unchecked.
+    segment_samples_us, branch_samples_us: raw repeats of whole segments and branches, run in their places
+    in the network; empty where their kernels' sum has to do.
+    entry_us: entering the module, paid once an inference, in segment 0. call_us: what the virtual machine
+    adds to each kernel. gate_us: what one exit adds beyond its branch (comparison, verdict, the branch
+    taken). scale: the whole backbone's time over its summed kernels and calls; it carries what kernels do
+    to each other's caches, and 1 is unchecked.
     """
 
     target: str
@@ -155,6 +160,9 @@ class LatencyTable:
     segments: tuple[tuple[str, ...], ...]
     options: tuple[Option, ...]
     branches: tuple[tuple[str, ...], ...]
+    segment_samples_us: tuple[tuple[float, ...], ...] = ()
+    branch_samples_us: tuple[tuple[float, ...], ...] = ()
+    entry_us: float = 0.0
     call_us: float = 0.0
     gate_us: float = 0.0
     scale: float = 1.0
@@ -162,6 +170,12 @@ class LatencyTable:
     def __post_init__(self):
         if len(self.branches) != len(self.options):
             raise RecordError(f"LatencyTable: {len(self.branches)} branches for {len(self.options)} options")
+        for what, samples, rows in (
+            ("segment", self.segment_samples_us, self.segments),
+            ("branch", self.branch_samples_us, self.branches),
+        ):
+            if samples and (len(samples) != len(rows) or not all(samples)):
+                raise RecordError(f"LatencyTable: samples of {len(samples)} {what} rows, of {len(rows)}, or empty ones")
         known = {kernel.key for kernel in self.kernels}
         for what, rows in (("segment", self.segments), ("branch", self.branches)):
             for index, row in enumerate(rows):
@@ -175,13 +189,30 @@ class LatencyTable:
 
     @property
     def segment_us(self) -> np.ndarray:
-        """float64 [E + 1], microseconds."""
-        return self._sum_us(self.segments)
+        """float64 [E + 1], microseconds; entering the module is part of segment 0."""
+        cost_us = _medians(self.segment_samples_us) if self.segment_samples_us else self._sum_us(self.segments)
+        cost_us[0] += self.entry_us
+        return cost_us
 
     @property
     def branch_us(self) -> np.ndarray:
         """float64 [C], microseconds, the gate included; ordered as ``options``."""
-        return self._sum_us(self.branches) + self.gate_us
+        cost_us = _medians(self.branch_samples_us) if self.branch_samples_us else self._sum_us(self.branches)
+        return cost_us + self.gate_us
+
+
+def median_error(samples: Sequence[float]) -> float:
+    """Standard error of the median.
+
+    It is 1.2533 times that of a mean for normal samples; the spread is taken from the median absolute
+    deviation (times 1.4826), which a few disturbed repeats do not move.
+    """
+    deviation = statistics.median(abs(sample - statistics.median(samples)) for sample in samples)
+    return 1.2533 * 1.4826 * deviation / math.sqrt(len(samples))
+
+
+def _medians(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    return np.array([np.median(row) for row in rows])
 
 
 LATENCY_METRICS = ("mean", "p95", "p99", "worst")

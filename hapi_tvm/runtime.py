@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm.relax import VirtualMachine
 
 from hapi_tvm.errors import ArtifactError
@@ -112,18 +114,25 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
     try:
-        # Without a slash, the loader would search the system's library folders.
-        module = tvm.runtime.load_module(str(path.resolve()))
-        machine = VirtualMachine(module, tvm.cpu())
+        machine = VirtualMachine(_load_library(path), tvm.cpu())
     except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
         first = str(error).strip().splitlines()[-1]
         raise ArtifactError(f"{path}: not a library that can be loaded here ({first})") from error
     try:
         manifest = json.loads(machine["hapi_manifest"]())
+        found = manifest.get("format")
     except (AttributeError, ValueError) as error:
         raise ArtifactError(f"{path}: a library, but it carries no hapi_tvm manifest") from error
-    if manifest.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{path}: manifest of format {manifest.get('format')}; this version reads {FORMAT}: build it again"
-        )
+    if found != FORMAT:
+        raise ArtifactError(f"{path}: manifest of format {found}; this version reads {FORMAT}: build it again")
     return Artifact(path, machine, manifest)
+
+
+def _load_library(path: pathlib.Path) -> tvm.runtime.Module:
+    """Load by a name that was never used: the system's loader answers a known name with the library that
+    it loaded then, also where another file has taken its place since. TVM keeps every library for the life
+    of the process, and ``tvm.runtime.load_module`` (0.27) would resolve the link, so the ffi loads it."""
+    with tempfile.TemporaryDirectory(prefix="hapi-tvm-") as folder:
+        link = pathlib.Path(folder) / path.with_suffix(".so").name
+        link.symlink_to(path.resolve())
+        return tvm_ffi.load_module(str(link))

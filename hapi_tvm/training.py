@@ -29,7 +29,7 @@ class TrainingConfig:
     temperature is chosen on them. learning_rate: Adam's, at the peak of a one-cycle schedule.
     """
 
-    epochs: int = 8
+    epochs: int = 6
     batch: int = 128
     learning_rate: float = 5e-3
     distillation: float = 0.5
@@ -51,6 +51,8 @@ def train_branches(
     Features are computed batch by batch by the imported model and never stored, so memory does not grow
     with ``split``. Raises DataError where the split has too few images for one batch.
     """
+    if not graph.options:
+        return {}
     held_out = max(1, round(config.temperature_share * len(split)))
     fitted = len(split) - held_out
     batch = min(config.batch, fitted)

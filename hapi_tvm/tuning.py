@@ -87,7 +87,7 @@ def tune(
         database = KernelDatabase(folder)
         shares = split_trials([kernel.weight for kernel in kernels], trials)
         wanted = [
-            0 if database.exhausted(kernel) else max(0, share - database.trials(kernel))
+            0 if database.exhausted(kernel) else max(0, share - len(database.tried(kernel)))
             for kernel, share in zip(kernels, shares, strict=True)
         ]
         if any(wanted):

@@ -16,6 +16,8 @@ from hapi_tvm.passes.graph import used_vars
 
 NEGLIGIBLE_SHARE = 0.005
 
+_WITHOUT_EXITS = "compile the plain backbone with max_exits=0 in the SLA (--max-exits 0)"
+
 ELEMENTWISE = frozenset(
     f"relax.{name}"
     for name in (
@@ -58,7 +60,7 @@ def find_cuts(module: tvm.IRModule, spacing: float = 0.0) -> tuple[Cut, ...]:
     if not dominators:
         raise NoLegalCut(
             f"no tensor between input and result separates the network: all {len(computed)} operators lie "
-            "inside branches that join at the end. There is no place for an exit; compile it without exits"
+            f"inside branches that join at the end. There is no place for an exit; {_WITHOUT_EXITS}"
         )
     maps = [
         position
@@ -69,7 +71,7 @@ def find_cuts(module: tvm.IRModule, spacing: float = 0.0) -> tuple[Cut, ...]:
     if not maps:
         raise NoLegalCut(
             f"{len(dominators)} tensors separate the network, but none is a feature map [1, C, H, W] with "
-            "H * W > 1 to put an exit on. Compile the network without exits"
+            f"H * W > 1 to put an exit on; {_WITHOUT_EXITS}"
         )
     before, total = {}, 0
     for index, binding in enumerate(computed):
@@ -124,4 +126,4 @@ def _keep_later(positions: list[int], before: dict[int, int], gap: float) -> lis
 
 def _cut(var: relax.Var, flops_before: int, total: int) -> Cut:
     shape = tuple(int(extent) for extent in var.ty.shape)
-    return Cut(var.name, shape, str(var.ty.dtype), flops_before, flops_before / total)
+    return Cut(str(var.name), shape, str(var.ty.dtype), flops_before, flops_before / total)

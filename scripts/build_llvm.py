@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--database", default="runs/kernels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     set_up_logging()
 

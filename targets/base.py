@@ -30,7 +30,7 @@ class Target(Protocol):
     def builder(self) -> tvm.s_tir.meta_schedule.builder.PyBuilder:
         """Compiles candidates; one that crashes or hangs the compiler is one failed result."""
 
-    def runner(self, repeats: int, min_repeat_ms: int) -> tvm.s_tir.meta_schedule.runner.PyRunner:
+    def runner(self, repeats: int = 5, min_repeat_ms: int = 2) -> tvm.s_tir.meta_schedule.runner.PyRunner:
         """Times candidates on the device, with ``threads`` threads, one at a time."""
 
     def space(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.meta_schedule.space_generator.SpaceGenerator:

@@ -15,7 +15,7 @@ import tvm
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from hapi_tvm.targets.forkserver import Outcome, shared_server
+from hapi_tvm.targets.forkserver import shared_server
 
 __all__ = ["ForkServerBuilder", "compile_library", "remove_library"]
 
@@ -30,24 +30,19 @@ def _link(output: str, objects: Sequence[str], options: Sequence[str] | None = N
     subprocess.run(["ld", "-shared", "-z", "now", "-o", output, *objects], check=True, capture_output=True)
 
 
-def compile_library(mod: tvm.IRModule, target: tvm.target.Target) -> str:
-    """Compile to a shared library in a new folder, and return its path; ``remove_library`` ends both."""
+def compile_library(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> str:
+    """Compile to a shared library at ``path``, in a folder that exists, and return the path."""
     mod = tvm.s_tir.transform.RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
     library = tvm.tirx.build(mod, target=target)
-    folder = tempfile.mkdtemp(prefix="hapi-kernel-")
-    path = os.path.join(folder, LIBRARY_NAME)
-    try:
-        if shutil.which("ld"):
-            library.export_library(path, fcompile=_link)
-        else:
-            library.export_library(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    if shutil.which("ld"):
+        library.export_library(path, fcompile=_link)
+    else:
+        library.export_library(path)
     return path
 
 
 def remove_library(path: str) -> None:
+    """Remove a library that ``ForkServerBuilder`` built, with the folder made for it."""
     shutil.rmtree(os.path.dirname(path), ignore_errors=True)
 
 
@@ -61,10 +56,15 @@ class ForkServerBuilder(ms.builder.PyBuilder):
         self.timeout_s = timeout_s
 
     def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
-        outcomes: list[Outcome] = shared_server().map(
+        # Made here and not in the fork, which may be killed before it could remove anything.
+        paths = [os.path.join(tempfile.mkdtemp(prefix="hapi-kernel-"), LIBRARY_NAME) for _ in build_inputs]
+        outcomes = shared_server().map(
             compile_library,
-            [(item.mod, item.target) for item in build_inputs],
+            [(item.mod, item.target, path) for item, path in zip(build_inputs, paths, strict=True)],
             timeout_s=self.timeout_s,
             workers=self.workers,
         )
+        for outcome, path in zip(outcomes, paths, strict=True):
+            if outcome.error is not None:
+                remove_library(path)
         return [ms.builder.BuilderResult(outcome.value, outcome.error) for outcome in outcomes]

@@ -40,7 +40,7 @@ class LlvmTarget:
     def builder(self) -> ForkServerBuilder:
         return ForkServerBuilder(workers=usable_cores())
 
-    def runner(self, repeats: int = 3, min_repeat_ms: int = 3) -> ForkServerRunner:
+    def runner(self, repeats: int = 5, min_repeat_ms: int = 2) -> ForkServerRunner:
         return ForkServerRunner(self.threads, repeats, min_repeat_ms)
 
     def space(self, func: tvm.tirx.PrimFunc) -> ms.space_generator.SpaceGenerator:

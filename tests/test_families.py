@@ -112,7 +112,8 @@ def family(request, tmp_path_factory) -> Compiled:
     proto = to_onnx(model)
     backbone = import_model(proto)
     graph = exit_graph(backbone)
-    tensors, weights, kept = [candidate.tensor for candidate in graph.candidates], branch_weights(graph), two_exits(graph)
+    tensors = [candidate.tensor for candidate in graph.candidates]
+    weights, kept = branch_weights(graph), two_exits(graph)
     lowered = lower_everything(backbone.module, tensors, weights, target.tvm_target, target.vector_width)
     network = read_network(lowered, graph)
     schedules = best_schedules(network.kernels.values(), target, tmp_path_factory.mktemp("database"))

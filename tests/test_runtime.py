@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -99,6 +100,17 @@ def test_a_module_of_tvm_that_is_not_ours(tmp_path):
 )
 def test_a_manifest_of_another_format(tmp_path, manifest, said):
     refused(exported(AttachManifest(manifest)(doubling()), tmp_path / "model.so"), *said)
+
+
+def test_a_file_that_was_replaced_is_read_anew(built, tmp_path):
+    """A second build in one process must not answer with the first one's library."""
+    path = tmp_path / "model.so"
+    shutil.copy(built.run_dir / "model.so", path)
+    first = load(path)
+    shutil.copy(built.run_dir / "backbone.so", tmp_path / "next.so")
+    (tmp_path / "next.so").replace(path)
+    assert load(path).manifest["exits"] == []
+    assert first.manifest["exits"] and first.function("exit_00")
 
 
 def test_without_exits_it_answers_as_the_model_does(artifact, image, built):

@@ -23,7 +23,7 @@ from tvm.s_tir import meta_schedule as ms
 import hapi_tvm
 from hapi_tvm import targets
 from hapi_tvm.kernel_check import differences
-from hapi_tvm.kernel_database import KernelDatabase, default, replay, target_folder
+from hapi_tvm.kernel_database import MARGIN, KernelDatabase, default, target_folder
 from hapi_tvm.kernels import kernel_key, workload
 from hapi_tvm.scheduling import apply_schedules
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
@@ -110,19 +110,29 @@ def test_every_trial_is_a_record_or_a_rejection(tuned):
     assert len(records) == len(succeeded) >= 3
     for record in records:
         seconds = json.loads(record)[1][1]
-        assert len(seconds) == 3 and all(1e-8 < value < 1e-1 for value in seconds)
+        assert len(seconds) == 5 and all(1e-8 < value < 1e-1 for value in seconds)
 
 
 def test_the_search_went_beyond_the_default(tuned):
-    database = opened(tuned[0])
-    convolution = KERNELS[0]
-    records = database.records(convolution)
-    keys = [replay(record).key for record in records]
+    measured = opened(tuned[0]).measured(KERNELS[0])
+    keys = [item.scheduled.key for item in measured]
     assert len(set(keys)) == len(keys) >= 4
-    assert default(convolution, TARGET).key in keys
-    seconds = [sum(map(float, record.run_secs)) for record in records]
-    assert seconds == sorted(seconds)
-    assert database.best(convolution, TARGET).key == keys[0]
+    assert default(KERNELS[0], TARGET).key in keys
+    medians = [item.median_s for item in measured]
+    assert medians == sorted(medians)
+
+
+def test_the_fastest_serves_unless_the_default_is_as_fast(tuned):
+    for kernel in KERNELS:
+        database = opened(tuned[0])
+        median_s = {item.scheduled.key: item.median_s for item in database.measured(kernel)}
+        best = database.best(kernel, TARGET)
+        fallback = default(kernel, TARGET)
+        assert median_s[best.key] <= median_s[fallback.key]
+        if best.key == fallback.key:
+            assert min(median_s.values()) >= (1 - MARGIN) * median_s[fallback.key]
+        else:
+            assert median_s[best.key] == min(median_s.values())
 
 
 def test_a_second_run_tunes_nothing(tuned):
@@ -139,7 +149,7 @@ def test_a_larger_budget_tries_only_what_is_new(database_dir):
     assert 1 <= len(again) < TRIALS
     assert after[: len(before)] == before
     database = opened(database_dir)
-    keys = [replay(record).key for record in database.records(KERNELS[0])]
+    keys = [item.scheduled.key for item in database.measured(KERNELS[0])]
     assert len(keys) == len(set(keys))
 
 
@@ -152,7 +162,7 @@ def test_no_trials_return_at_once_and_the_default_serves(tmp_path):
 
 def test_tuned_kernels_compute_the_same(tuned):
     best = best_schedules(KERNELS, TARGET, tuned[0])
-    assert {best[kernel.key].origin for kernel in KERNELS} == {"tuned"}
+    assert {best[kernel.key].origin for kernel in KERNELS} <= {"tuned", "default"}
     pairs = [(kernel.func, best[kernel.key].func) for kernel in KERNELS]
     assert differences(pairs, TARGET) == [None] * 3
     assert len(lines(tuned[0], "checked.jsonl")) == 3
@@ -168,13 +178,13 @@ def test_wrong_numbers_are_found():
 def test_a_rejected_schedule_gives_way_to_the_next(database_dir):
     kernel = KERNELS[0]
     database = opened(database_dir)
-    tried = database.trials(kernel)
+    tried = database.tried(kernel)
     first = database.best(kernel, TARGET)
     database.reject(kernel, first.key, "computes wrong numbers")
     reopened = opened(database_dir)
     second = reopened.best(kernel, TARGET)
-    assert second.key != first.key and second.origin == "tuned"
-    assert reopened.trials(kernel) == tried
+    assert second.key != first.key and second.key in tried
+    assert reopened.tried(kernel) == tried
 
 
 def test_all_rejected_falls_back_to_the_default_then_to_the_plain_kernel(database_dir):
@@ -184,7 +194,7 @@ def test_all_rejected_falls_back_to_the_default_then_to_the_plain_kernel(databas
     while (best := database.best(kernel, TARGET)).origin != "plain":
         origins.append(best.origin)
         database.reject(kernel, best.key, "computes wrong numbers")
-    assert "tuned" in origins and best.func.same_as(kernel.func)
+    assert len(origins) >= 4 and best.func.same_as(kernel.func)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,12 +225,12 @@ def test_a_broken_record_line_is_set_aside(database_dir, garbage, caplog):
     assert path.read_bytes().splitlines() == good
     assert path.with_name("records.json.broken-1").exists()
     assert "1 broken lines moved" in caplog.text
-    assert sum(len(database.records(kernel)) for kernel in KERNELS) == len(good)
+    assert sum(len(database.measured(kernel)) for kernel in KERNELS) == len(good)
 
 
 def test_a_broken_workload_line_loses_its_records_only(database_dir):
     folder = target_folder(database_dir, TARGET)
-    expected = {kernel.key: len(opened(database_dir).records(kernel)) for kernel in KERNELS}
+    expected = {kernel.key: len(opened(database_dir).measured(kernel)) for kernel in KERNELS}
     stored = (folder / "workloads.json").read_text().splitlines()
     lost = next(
         kernel.key
@@ -229,12 +239,12 @@ def test_a_broken_workload_line_loses_its_records_only(database_dir):
     )
     (folder / "workloads.json").write_text("\n".join([stored[0][: len(stored[0]) // 2], *stored[1:]]) + "\n")
     database = opened(database_dir)
-    found = {kernel.key: len(database.records(kernel)) for kernel in KERNELS}
+    found = {kernel.key: len(database.measured(kernel)) for kernel in KERNELS}
     assert found == expected | {lost: 0}
     # And again: the repaired files are consistent.
-    assert {kernel.key: len(opened(database_dir).records(kernel)) for kernel in KERNELS} == found
+    assert {kernel.key: len(opened(database_dir).measured(kernel)) for kernel in KERNELS} == found
     tune(KERNELS, TARGET, database_dir, TRIALS, seed=0)
-    assert opened(database_dir).records(next(k for k in KERNELS if k.key == lost))
+    assert opened(database_dir).measured(next(k for k in KERNELS if k.key == lost))
 
 
 def child_environment() -> dict[str, str]:
@@ -267,7 +277,7 @@ def test_killed_while_tuning_then_resumed(tmp_path):
     assert child.wait(30) == -signal.SIGKILL
     before = lines(tmp_path, "records.json")
     rejected = lines(tmp_path, "rejected.jsonl")
-    tried = sum(opened(tmp_path).trials(kernel) for kernel in KERNELS)
+    tried = sum(len(opened(tmp_path).tried(kernel)) for kernel in KERNELS)
     assert tried >= 4
     resumed: list[Trial] = []
     tune(KERNELS, TARGET, tmp_path, TRIALS, seed=0, on_trial=resumed.append)
@@ -275,7 +285,7 @@ def test_killed_while_tuning_then_resumed(tmp_path):
     after = lines(tmp_path, "records.json")
     assert after[: len(before)] == before and lines(tmp_path, "rejected.jsonl")[: len(rejected)] == rejected
     for kernel in KERNELS:
-        keys = [replay(record).key for record in opened(tmp_path).records(kernel)]
+        keys = [item.scheduled.key for item in opened(tmp_path).measured(kernel)]
         assert len(keys) == len(set(keys)) >= 1
 
 
@@ -313,5 +323,5 @@ def test_apply_schedules_keeps_names_numbers_and_the_input(tmp_path):
 
 def test_workload_is_what_the_database_finds(tuned):
     named = FUNCS["convolution"].with_attr("global_symbol", "fused_conv2d_add7")
-    assert opened(tuned[0]).records(Kernel(kernel_key(named), "other", named))
+    assert opened(tuned[0]).measured(Kernel(kernel_key(named), "other", named))
     assert workload(named)["main"].attrs["global_symbol"] == "main"

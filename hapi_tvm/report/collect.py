@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hapi_tvm.records import CalibrationTable, Design, ExitGraph, KernelLatency, LatencyTable, Option
+from hapi_tvm.records import CalibrationTable, Design, ExitGraph, KernelLatency, LatencyTable, Option, median_error
 from hapi_tvm.report.schema import ExitCost, KernelCost, Report, SegmentCost
 from hapi_tvm.verifying import Agreement, TestRun
 
@@ -135,8 +136,7 @@ def _segments(records: RunRecords, rates: np.ndarray) -> list[SegmentCost]:
     rows: list[SegmentCost] = []
     begin, share_before = 0, 0.0
     for index, (end, reach) in enumerate(zip(ends, _reach(rates), strict=True)):
-        keys = [key for chain in latency.segments[begin : end + 1] for key in chain]
-        sigma_us, measured = _spread(latency, keys)
+        sigma_us, measured = _spread(latency, latency.segments, latency.segment_samples_us, range(begin, end + 1))
         rows.append(
             {
                 "name": f"segment_{index:02d}",
@@ -156,7 +156,7 @@ def _exits(records: RunRecords, rates: np.ndarray, right: np.ndarray) -> list[Ex
     rows: list[ExitCost] = []
     for index, (placed, reach) in enumerate(zip(records.design.exits, _reach(rates), strict=False)):
         row = latency.options.index(Option(placed.candidate, placed.kind))
-        sigma_us, measured = _spread(latency, latency.branches[row])
+        sigma_us, measured = _spread(latency, latency.branches, latency.branch_samples_us, [row])
         left = records.run.exit == index
         rows.append(
             {
@@ -196,11 +196,23 @@ def design_kernels(design: Design, latency: LatencyTable) -> list[str]:
     return calls
 
 
-def _spread(latency: LatencyTable, keys: Sequence[str]) -> tuple[float, bool]:
-    """Standard error of a sum over kernels (equal kernels err together), and whether all were measured."""
+def _spread(
+    latency: LatencyTable,
+    chains: Sequence[Sequence[str]],
+    samples_us: Sequence[Sequence[float]],
+    rows: Sequence[int],
+) -> tuple[float, bool]:
+    """Standard error of the summed cost of ``rows``, and whether nothing in it was predicted.
+
+    From the samples of the rows where they were measured in place; else from their kernels, of which
+    equal ones err together.
+    """
+    if samples_us:
+        return math.sqrt(sum(median_error(samples_us[row]) ** 2 for row in rows)), True
+    keys = [key for row in rows for key in chains[row]]
     by_key: dict[str, KernelLatency] = {kernel.key: kernel for kernel in latency.kernels}
     variance = sum((keys.count(key) * by_key[key].sigma_us) ** 2 for key in set(keys))
-    return float(latency.scale * variance**0.5), all(by_key[key].measured for key in keys)
+    return latency.scale * math.sqrt(variance), all(by_key[key].measured for key in keys)
 
 
 def _cpu_name() -> str:

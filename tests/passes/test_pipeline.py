@@ -1,19 +1,12 @@
-"""The lists of passes: from an imported network of each family to a module that answers as torch does."""
+"""The lists of passes: from a backbone to a design that answers as torch does."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 import tvm
 
-from hapi_tvm.importing import import_model
-from hapi_tvm.passes.attach_exits import AttachExits
-from hapi_tvm.passes.find_cuts import find_cuts
 from hapi_tvm.passes.pipeline import assemble, lower_everything
-from hapi_tvm.records import Option
-from hapi_tvm.reference import RESULT, TorchReference
-from tests.families import CLASSES, FAMILIES, IMAGE_SHAPE
 from tests.passes import networks
 
 
@@ -64,26 +57,16 @@ def test_dump_holds_the_module_after_each_pass(lowered, tmp_path):
     assert -1 not in found and found == sorted(found)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_answer_as_torch_does(family):
-    """Both kinds of branches; every exit is taken, and the backbone's end."""
-    example = torch.randn(IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
-    backbone = import_model(FAMILIES[family](), example)
-    cuts = find_cuts(backbone.module, spacing=0.2)
-    options = [Option(index, ("linear", "conv")[index % 2]) for index in range(len(cuts))]
-    weights = {
-        option: networks.random_branch(option.kind, cut.shape[1], CLASSES, seed=option.candidate)
-        for option, cut in zip(options, cuts, strict=True)
-    }
-    tensors = [cut.tensor for cut in cuts]
-    outputs = TorchReference(AttachExits(tensors, weights)(backbone.module)).run(example)[RESULT]
-
-    lowered = lower_everything(backbone.module, tensors, weights, networks.HOST, networks.LANES)
-    machine = networks.machine(assemble(lowered, options, "{}", networks.HOST))
-    for fires in range(len(options) + 1):
-        thresholds = np.full(len(options), np.inf, np.float32)
-        thresholds[fires:] = 0.0
-        probabilities, exit_taken, confidence = networks.call(machine["main"], example.numpy(), thresholds)
-        assert int(exit_taken) == fires
-        np.testing.assert_allclose(probabilities, outputs[2 * fires], rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(confidence, outputs[2 * fires + 1], rtol=1e-3)
+@pytest.mark.parametrize("kept", [(), networks.KEPT, networks.OPTIONS[::2]], ids=["none", "two", "three"])
+def test_a_design_answers_as_torch_does(lowered, kept):
+    machine = networks.machine(assemble(lowered, kept, "{}", networks.HOST))
+    for x in networks.images(3):
+        expected = networks.oracle_answers(x, kept)
+        for fires in range(len(kept) + 1):
+            thresholds = np.full(len(kept), np.inf, np.float32)
+            thresholds[fires:] = 0.0
+            inputs = (x, thresholds) if kept else (x,)
+            probabilities, exit_taken, confidence = networks.call(machine["main"], *inputs)
+            assert int(exit_taken) == fires
+            np.testing.assert_allclose(probabilities, expected[fires][0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(confidence, [expected[fires][1]], rtol=1e-4)
