@@ -55,6 +55,7 @@ def build(
     measure_budget: int | None = None,
     spacing: float = 0.0,
     epochs: int = 6,
+    distillation: float = 0.5,
     seed: int = 0,
     database_dir: str | os.PathLike[str] | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
@@ -63,7 +64,8 @@ def build(
 
     trials: tuning budget over all kernels; 0 takes untuned schedules. measure_budget: how many kernels to
     measure, the surrogate predicts the others; None measures all. spacing: least share of the FLOPs
-    between two candidates. database_dir: of tuned and measured kernels, shared by all runs; by default
+    between two candidates. epochs, distillation: of the branches' training, see ``TrainingConfig``.
+    database_dir: of tuned and measured kernels, shared by all runs; by default
     in the user's cache folder. dump_ir: a folder for the IR after every pass.
 
     Raises HapiError: DataError, NoLegalCut, InfeasibleSLA, RunMismatch, BuildError, ...
@@ -78,7 +80,7 @@ def build(
     }
     settings = _Settings(
         sla,
-        TrainingConfig(epochs=epochs, seed=seed),
+        TrainingConfig(epochs=epochs, distillation=distillation, seed=seed),
         trials,
         measure_budget,
         spacing,
@@ -223,6 +225,9 @@ class _Run:
         except hapi_tvm.HapiError:
             return False
 
+    def dump_dir(self, part: str) -> pathlib.Path | None:
+        return None if self.settings.dump_dir is None else self.settings.dump_dir / part
+
     def compile(self, name: str, design: Design | None, costs: _Costs, key: str) -> int:
         """Write the library ``name`` of a design, or of the plain backbone; returns its bytes."""
         placed = () if design is None else design.exits
@@ -232,7 +237,7 @@ class _Run:
             self._manifest(placed, key),
             costs.schedules,
             self.target,
-            self.settings.dump_dir,
+            self.dump_dir(pathlib.Path(name).stem),
         )
         with self.folder.writing(name) as path:
             compiled.export_library(str(path))
@@ -331,7 +336,7 @@ class _Costs:
                     self._weights,
                     run.target.tvm_target,
                     run.target.vector_width,
-                    run.settings.dump_dir,
+                    run.dump_dir("network"),
                 )
                 self._network = read_network(lowered, self._graph)
                 calls = sum(len(chain) for chain in self._network.segments + self._network.branches)

@@ -139,6 +139,13 @@ def main():
 @click.option(
     "--epochs", type=click.IntRange(min=1), default=6, show_default=True, help="To train the exits."
 )
+@click.option(
+    "--distillation",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the loss that follows the backbone's probabilities instead of the label.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--database",
@@ -168,6 +175,7 @@ def build(
     measure_budget: int | None,
     spacing: float,
     epochs: int,
+    distillation: float,
     seed: int,
     database_dir: Path | None,
     dump_ir: Path | None,
@@ -210,6 +218,7 @@ def build(
         measure_budget=measure_budget,
         spacing=spacing,
         epochs=epochs,
+        distillation=distillation,
         seed=seed,
         database_dir=database_dir,
         dump_ir=dump_ir,

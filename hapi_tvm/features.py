@@ -51,9 +51,11 @@ def kernel_features(kernel: Kernel, target: Target) -> KernelFeatures:
 
 
 def _logical(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, height and width of [N, C, H, W], [N, C/v, H, W, v], [N, C] or less."""
+    """Channels, height and width of [N, C, H, W], [N, C/v, H, W, v], [N, C/v, v], [N, C] or less."""
     if len(shape) == 5:
         return shape[1] * shape[4], shape[2], shape[3]
     if len(shape) == 4:
         return shape[1], shape[2], shape[3]
+    if len(shape) == 3:
+        return shape[1] * shape[2], 1, 1
     return (shape[1] if len(shape) > 1 else 1), 1, 1

@@ -12,7 +12,7 @@ from hapi_tvm.passes.graph import dataflow_bindings
 
 @tvm.transform.module_pass(opt_level=0, name="LowerSegments")
 class LowerSegments:
-    """Legalise and fuse, so that each Relax function is a chain of calls to TIR kernels.
+    """Legalise and fuse, so that each Relax function is a chain of calls to TIR kernels, and of reshapes.
 
     Runs after CutSegments, with a target in scope, which some of TVM's lowerings ask for. Kernels that
     several functions call are shared: FuseTIR makes one for each structure. A module without any operator
@@ -28,6 +28,8 @@ class LowerSegments:
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
+                # A reshape moves nothing: as a kernel it would be tuned, priced and run.
+                relax.transform.RewriteDataflowReshape(),
                 relax.transform.DeadCodeElimination(),
             ]
         )(_exposed(mod))
@@ -35,7 +37,7 @@ class LowerSegments:
 
 def _is_lowered(mod: tvm.IRModule) -> bool:
     return all(
-        operator(binding.value) in ("", "relax.call_tir")
+        operator(binding.value) in ("", "relax.call_tir", "relax.reshape")
         for function in mod.functions.values()
         if isinstance(function, relax.Function)
         for binding in dataflow_bindings(function)

@@ -67,7 +67,6 @@ def to_virtual_machine() -> tvm.transform.Pass:
     return tvm.transform.Sequential(
         [
             # Destination passing.
-            relax.transform.RewriteDataflowReshape(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),

@@ -25,8 +25,8 @@ from hapi_tvm.passes.attach_exits import AttachExits, BranchWeights
 from hapi_tvm.passes.pipeline import lower_everything
 from hapi_tvm.records import ExitGraph, Option
 from hapi_tvm.reference import RESULT, TorchReference
-from hapi_tvm.tuning import best_schedules
 from hapi_tvm.targets import Target
+from hapi_tvm.tuning import best_schedules
 from tests.families import FAMILIES, IMAGE_SHAPE, classifier, conv_norm, conv_norm_relu, seeded
 
 HOST = targets.llvm()

@@ -22,10 +22,10 @@ from tvm.s_tir import meta_schedule as ms
 
 import hapi_tvm
 from hapi_tvm import targets
+from hapi_tvm.compiling import compile_module
 from hapi_tvm.kernel_check import differences
 from hapi_tvm.kernel_database import MARGIN, KernelDatabase, default, target_folder
 from hapi_tvm.kernels import kernel_key, workload
-from hapi_tvm.scheduling import apply_schedules
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
 from hapi_tvm.targets.llvm import LlvmTarget
 from hapi_tvm.tuning import Kernel, Trial, best_schedules, split_trials, tune
@@ -305,18 +305,17 @@ def te_constant():
     return tvm.tirx.const(1.0, "float32")
 
 
-def test_apply_schedules_keeps_names_numbers_and_the_input(tmp_path):
+def test_a_module_compiles_with_schedules_and_stays_as_it_was(tmp_path):
     mod = fused_module()
-    applied = apply_schedules(mod, TARGET, tmp_path)
+    kernels = [
+        Kernel(kernel_key(func), variable.name_hint, func)
+        for variable, func in mod.functions_items()
+        if isinstance(func, tvm.tirx.PrimFunc)
+    ]
+    schedules = best_schedules(kernels, TARGET, tmp_path)
+    assert {scheduled.origin for scheduled in schedules.values()} == {"default"}
+    machine = relax.VirtualMachine(compile_module(mod, schedules, TARGET), tvm.cpu())
     tvm.ir.assert_structural_equal(mod, fused_module())
-    for variable, func in applied.functions_items():
-        if isinstance(func, tvm.tirx.PrimFunc):
-            kept = dict(mod[variable.name_hint].attrs.items())
-            assert dict(func.attrs.items()) == kept | {"tirx.is_scheduled": True}
-            assert "T.vectorized" in func.script()
-    again = apply_schedules(applied, TARGET, tmp_path)
-    tvm.ir.assert_structural_equal(again, applied)
-    machine = relax.VirtualMachine(tvm.compile(applied, target=TARGET.tvm_target), tvm.cpu())
     data = np.random.default_rng(0).standard_normal((1, 1, 7, 7, 16), dtype=np.float32)
     np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(data)).numpy(), np.maximum(data, 0) + 1)
 

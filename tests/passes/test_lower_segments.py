@@ -16,7 +16,7 @@ from hapi_tvm.passes.lower_segments import LowerSegments
 from tests.passes import networks
 
 PROBABILITIES = ["fused_matmul_add", "softmax", "max"]
-POOLED = ["mean", "te_layout_transform", "max", "te_layout_transform", "fused_reshape_reshape_concatenate"]
+POOLED = ["mean", "max", "fused_reshape_reshape_concatenate"]  # what lies between is a reshape
 
 
 def kinds(function: relax.Function) -> list[str]:
@@ -34,7 +34,7 @@ def test_each_function_is_a_chain_of_fused_kernels():
         "fused_conv_blocked_add_relu",
     ]
     assert found["segment_02"] == ["fused_conv_blocked_relu"]
-    assert found["segment_03"] == ["mean", "te_layout_transform", "reshape", *PROBABILITIES]
+    assert found["segment_03"] == ["mean", *PROBABILITIES]
     assert found["exit_02_linear"] == POOLED + PROBABILITIES
     assert found["exit_02_conv"] == ["fused_conv_blocked_add_relu", *POOLED, *PROBABILITIES]
 
@@ -44,7 +44,7 @@ def test_no_operator_is_left():
         for block in function.body.blocks:
             for binding in block.bindings:
                 if isinstance(binding.value, relax.Call):
-                    assert binding.value.op.name == "relax.call_tir"
+                    assert binding.value.op.name in ("relax.call_tir", "relax.reshape")
 
 
 def test_kernels_of_one_structure_are_one():
