@@ -19,7 +19,7 @@ import tvm
 import hapi_tvm
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.compiling import compile_design
-from hapi_tvm.costing import cost
+from hapi_tvm.costing import cost, schedules_hash
 from hapi_tvm.datasets import Dataset, Split, check_dataset
 from hapi_tvm.exits import exit_graph
 from hapi_tvm.hashing import digest
@@ -131,8 +131,13 @@ class _Run:
         calibration = self._answers("calibrate", self.data.calibrate, graph, weights, branches_key)
         costs = _Costs(self, graph, weights, branches_key)
         design, latency = self._search(graph, calibration, costs)
+        built = self._is_built(digest("design", design))
+        if not built and costs.out_of_date(latency):
+            costs.measure(set())
+            design, latency = self._search(graph, calibration, costs)
+        self._keep(design)
         design_key = digest("design", design)
-        if not self._is_built(design_key):
+        if not built:
             self.folder.path("report.json").unlink(missing_ok=True)  # it would speak of another model.so
             costs.plain_backbone()
             with stage("compile", self.timings_s) as note:
@@ -183,11 +188,7 @@ class _Run:
     def _search(
         self, graph: ExitGraph, calibration: CalibrationTable, costs: _Costs
     ) -> tuple[Design, LatencyTable]:
-        """Search, then measure whatever the design uses and was only predicted, until nothing is left.
-
-        The design is written at the end: one that leans on predictions may turn out infeasible, and must not
-        take the place of an earlier result.
-        """
+        """Search, then measure whatever the design uses and was only predicted, until nothing is left."""
         latency = costs.table()
         design = self._searched(graph, calibration, latency)
         for attempt in range(MEASURING_ROUNDS):
@@ -197,9 +198,6 @@ class _Run:
                 break
             latency = costs.measure(predicted if attempt == MEASURING_ROUNDS - 1 else missing)
             design = self._searched(graph, calibration, latency)
-        key = self._search_key(design.provenance)
-        if self.folder.load("design", Design, key) is None:
-            self.folder.save("design", design, key)
         return design, latency
 
     def _searched(self, graph: ExitGraph, calibration: CalibrationTable, latency: LatencyTable) -> Design:
@@ -211,6 +209,13 @@ class _Run:
                 design = replace(design, provenance=provenance)
                 note(f"{len(design.exits)} exits, {design.predicted.mean_us:.0f} us on average expected")
         return design
+
+    def _keep(self, design: Design) -> None:
+        """Write the design, now that its latencies are measured: on predictions alone it might be infeasible
+        in the end, and would have taken the place of an earlier result."""
+        key = self._search_key(design.provenance)
+        if self.folder.load("design", Design, key) is None:
+            self.folder.save("design", design, key)
 
     def _search_key(self, provenance: Mapping[str, str]) -> str:
         return digest("search", provenance, self.settings.sla)
@@ -377,6 +382,10 @@ class _Costs:
         self._needed = {kernel.key for kernel in table.kernels if kernel.measured}
         return table
 
+    def out_of_date(self, table: LatencyTable) -> bool:
+        """Whether another run has tuned these kernels since: what would be compiled is not what was measured."""
+        return table.schedules != schedules_hash(self.schedules)
+
     def measure(self, needed: set[str]) -> LatencyTable:
         """A new table in which the kernels in ``needed``, and all measured before, are measured."""
         run = self._run
@@ -405,14 +414,14 @@ class _Costs:
     def plain_backbone(self) -> Artifact:
         """The backbone without exits, from the same kernels: what the artifact is compared with."""
         path = self._run.folder.path("backbone.so")
+        key = digest("backbone", self._key, schedules_hash(self.schedules))
         try:
-            if load(path).manifest["design_key"] == self._key:
+            if load(path).manifest["design_key"] == key:
                 return load(path)
         except hapi_tvm.HapiError:
             pass  # absent or broken: compiled below
-        self.schedules  # noqa: B018  tuned outside the stage below, which would count the time twice
         with stage("compile backbone", self._run.timings_s) as note:
-            size_bytes = self._run.compile("backbone.so", None, self, self._key)
+            size_bytes = self._run.compile("backbone.so", None, self, key)
             note(f"backbone.so, {size_bytes / 2**20:.1f} MiB")
         return load(path)
 

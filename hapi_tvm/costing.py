@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 
 from hapi_tvm.features import kernel_features
+from hapi_tvm.hashing import digest
 from hapi_tvm.inplace import measure_in_place
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.kernels import Kernel
@@ -62,9 +63,15 @@ def cost(
         entry_us=overheads.entry_us,
         call_us=overheads.call_us,
         gate_us=overheads.gate_us,
+        schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
     return replace(table, scale=(_whole_run_us(plain) - overheads.entry_us) / summed_us)
+
+
+def schedules_hash(schedules: Mapping[str, Scheduled]) -> str:
+    """Of the schedule of every kernel; it changes when tuning, by whichever run, found a better one."""
+    return digest({key: scheduled.key for key, scheduled in schedules.items()})
 
 
 def _kernel_latencies(

@@ -31,7 +31,6 @@ __all__ = [
     "PlacedExit",
     "Prediction",
     "SLA",
-    "median_error",
 ]
 
 
@@ -150,7 +149,7 @@ class LatencyTable:
     entry_us: entering the module, paid once an inference, in segment 0. call_us: what the virtual machine
     adds to each kernel. gate_us: what one exit adds beyond its branch (comparison, verdict, the branch
     taken). scale: the whole backbone's time over its summed kernels and calls; it carries what kernels do
-    to each other's caches, and 1 is unchecked.
+    to each other's caches, and 1 is unchecked. schedules: hash of the schedules that ran.
     """
 
     target: str
@@ -166,10 +165,13 @@ class LatencyTable:
     call_us: float = 0.0
     gate_us: float = 0.0
     scale: float = 1.0
+    schedules: str = ""
 
     def __post_init__(self):
         if len(self.branches) != len(self.options):
             raise RecordError(f"LatencyTable: {len(self.branches)} branches for {len(self.options)} options")
+        if not self.segments:
+            raise RecordError("LatencyTable: no segment; a network has one at least")
         for what, samples, rows in (
             ("segment", self.segment_samples_us, self.segments),
             ("branch", self.branch_samples_us, self.branches),

@@ -28,8 +28,8 @@ from tests.families import BasicBlock, classifier, conv_norm_relu
 CLASSES = 4
 IMAGE_SHAPE = (1, 12, 12)
 SIZES = {"train": 512, "calibrate": 256, "test": 128}
-EPOCHS = 4  # of the exits
-SLA = hapi.SLA(max_accuracy_drop=0.05, drop_confidence=0.5)
+EPOCHS = 12  # of the exits
+SLA = hapi.SLA(max_accuracy_drop=0.02, drop_confidence=0.5)
 TARGET = hapi.targets.llvm()
 
 
@@ -82,7 +82,7 @@ def gratings(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     contrast = np.exp(random.uniform(np.log(0.25), np.log(2.0), count))
     along = np.cos(angle)[:, None, None] * columns + np.sin(angle)[:, None, None] * rows
     waves = contrast[:, None, None] * np.sin(frequency[:, None, None] * along + phase[:, None, None])
-    images = waves + random.normal(0, 0.5, waves.shape)
+    images = waves + random.normal(0, 0.75, waves.shape)
     return images[:, None].astype(np.float32), labels
 
 
@@ -118,30 +118,10 @@ def write_data(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> SmallJob:
-    """Model and data; the run folder and the database do not exist."""
-    folder = tmp_path_factory.mktemp("small_job")
+def prepared(folder: pathlib.Path) -> SmallJob:
+    """Model and data in ``folder``; the run folder and the database do not exist yet."""
     model = write_onnx(trained_network(), folder / "small.onnx")
     return SmallJob(model, write_data(folder / "gratings.npz"), folder / "run", folder / "database")
-
-
-@pytest.fixture(scope="session")
-def built(unbuilt: SmallJob) -> SmallJob:
-    """The finished job. Its folders are shared by all tests: change a copy (``built.copied``)."""
-    unbuilt.build()
-    return unbuilt
-
-
-@pytest.fixture
-def fresh(unbuilt: SmallJob, tmp_path: pathlib.Path) -> SmallJob:
-    """The job before any stage ran, with folders of its own."""
-    return replace(unbuilt, run_dir=tmp_path / "run", database_dir=tmp_path / "database")
-
-
-@pytest.fixture
-def copied(built: SmallJob, tmp_path: pathlib.Path) -> SmallJob:
-    return built.copied(tmp_path)
 
 
 def command(*arguments: object) -> click.testing.Result:

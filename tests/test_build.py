@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 import hapi_tvm as hapi
+from hapi_tvm import jsonl
 from hapi_tvm.errors import InfeasibleSLA
+from hapi_tvm.hashing import digest
+from hapi_tvm.kernel_database import target_folder
 from hapi_tvm.records import CalibrationTable, Design, ExitGraph, LatencyTable, Option
 from hapi_tvm.report import read_report
 from hapi_tvm.runfolder import read_record
 from hapi_tvm.runtime import load
 from hapi_tvm.search.evaluator import evaluate
-from tests.small_job import SIZES, SLA, TARGET, SmallJob, command, log_lines
+from tests.small_job import EPOCHS, SIZES, SLA, TARGET, SmallJob, command, log_lines
 
 RECORDS = ("run.json", "exits.json", "branches.npz", "calibrate.npz", "latency.json", "test.npz")
 RESULTS = ("design.json", "backbone.so", "model.so", "report.json", "report.html")
@@ -177,6 +180,29 @@ def test_trials_tune_and_the_table_follows(copied, caplog):
     assert verification["same_exit"] >= SIZES["test"] - len(verification["margins_under_1e-5"])
 
 
+def test_kernels_that_another_run_has_changed_are_measured_again(copied, caplog):
+    """Else the model would be made of other kernels than the plain backbone and the figures it is held to."""
+    before, kept = record(copied, "latency.json", LatencyTable), changed_ns(copied.run_dir)
+    folder = target_folder(copied.database_dir, TARGET)
+    kernel = next(kernel for kernel in before.kernels if "conv2d" in kernel.name)
+    lines = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
+    (used,) = [line["schedule"] for line in lines if line["kernel"] == kernel.key]
+    jsonl.append(folder / "rejected.jsonl", {"kernel": kernel.key, "schedule": used, "reason": "as another run may"})
+
+    copied.build()
+    assert changed_ns(copied.run_dir) == kept, "a finished run stays as it is"
+
+    with caplog.at_level("INFO", logger="hapi_tvm"):
+        copied.build(hapi.SLA(max_accuracy_drop=0.1, drop_confidence=0.5))
+    assert {"compile backbone", "measure", "search"} <= set(log_lines(caplog))
+    after = record(copied, "latency.json", LatencyTable)
+    assert after.schedules != before.schedules
+    changed = {kernel.key for kernel in after.kernels if kernel not in before.kernels}
+    assert changed == {kernel.key}
+    design = record(copied, "design.json", Design)
+    assert design.provenance["latency"] == digest(after)
+
+
 def test_a_measuring_budget_leaves_predictions_but_none_in_the_design(copied):
     copied.build(measure_budget=4)
     table = record(copied, "latency.json", LatencyTable)
@@ -215,7 +241,7 @@ def test_the_ir_is_dumped_after_every_pass(copied, tmp_path):
         sla=hapi.SLA(max_accuracy_drop=0.1),
         run_dir=copied.run_dir,
         trials=0,
-        epochs=4,
+        epochs=EPOCHS,
         database_dir=copied.database_dir,
         dump_ir=tmp_path / "ir",
     )

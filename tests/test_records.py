@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import fields, replace
 
 import numpy as np
@@ -81,10 +82,16 @@ def latency_tables(draw) -> LatencyTable:
     known = draw(tuples(kernels, min_size=1, max_size=4))
     rows = tuples(st.sampled_from([kernel.key for kernel in known]), max_size=4)
     placed = draw(tuples(options, max_size=3))
+    segments = draw(tuples(rows, min_size=1, max_size=4))
+    samples = tuples(latencies, min_size=1, max_size=4)
+    in_place = draw(st.booleans())
     return LatencyTable(
         target=draw(names), threads=draw(counts), tvm_version=draw(names), kernels=known,
-        segments=draw(tuples(rows, max_size=4)), options=placed, branches=tuple(draw(rows) for _ in placed),
-        call_us=draw(latencies), gate_us=draw(latencies), scale=draw(latencies),
+        segments=segments, options=placed, branches=tuple(draw(rows) for _ in placed),
+        segment_samples_us=tuple(draw(samples) for _ in segments if in_place),
+        branch_samples_us=tuple(draw(samples) for _ in placed if in_place),
+        entry_us=draw(latencies), call_us=draw(latencies), gate_us=draw(latencies), scale=draw(latencies),
+        schedules=draw(names),
     )  # fmt: skip
 
 
@@ -270,6 +277,10 @@ def test_latency_tables_that_contradict_themselves():
     kernel = KernelLatency("k", "conv", 1.0, 0.1)
     with pytest.raises(RecordError, match="segment 1 calls kernel q, which has no latency"):
         LatencyTable("llvm", 1, "0.27", (kernel,), (("k",), ("k", "q")), (), ())
+    with pytest.raises(RecordError, match="no segment"):
+        LatencyTable("llvm", 1, "0.27", (kernel,), (), (), ())
+    with pytest.raises(RecordError, match="samples of 1 segment rows, of 2"):
+        LatencyTable("llvm", 1, "0.27", (kernel,), (("k",), ("k",)), (), (), ((1.0,),))
     with pytest.raises(RecordError, match="1 branches for 0 options"):
         LatencyTable("llvm", 1, "0.27", (kernel,), (("k",),), (), (("k",),))
 
@@ -279,14 +290,15 @@ def test_latency_tables_that_contradict_themselves():
 def test_latency_sums_follow_their_definition(latency):
     median = {kernel.key: kernel.median_us for kernel in latency.kernels}
 
-    def expected(row, gate_us):
-        kernels_us = sum(median[key] + latency.call_us for key in row)
-        return pytest.approx(latency.scale * kernels_us + gate_us)
+    def expected(chains, samples_us):
+        if samples_us:
+            return [statistics.median(row) for row in samples_us]
+        return [latency.scale * sum(median[key] + latency.call_us for key in row) for row in chains]
 
-    for row, total in zip(latency.segments, latency.segment_us, strict=True):
-        assert total == expected(row, 0.0)
-    for row, total in zip(latency.branches, latency.branch_us, strict=True):
-        assert total == expected(row, latency.gate_us)
+    first, *later = expected(latency.segments, latency.segment_samples_us)
+    assert latency.segment_us.tolist() == pytest.approx([first + latency.entry_us, *later])
+    branches = expected(latency.branches, latency.branch_samples_us)
+    assert latency.branch_us.tolist() == pytest.approx([total + latency.gate_us for total in branches])
 
 
 @pytest.mark.parametrize("sla", [

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
 import pytest
 
 import hapi_tvm
@@ -44,7 +45,7 @@ def child(job: SmallJob) -> subprocess.Popen:
 
 
 def kill_when(job: SmallJob, reached: Callable[[], bool]) -> None:
-    """Start a build and SIGKILL it as soon as ``reached`` holds."""
+    """Start a build and SIGKILL it as soon as ``reached`` holds; its workers must end by themselves."""
     process = child(job)
     try:
         deadline_s = time.monotonic() + PATIENCE_S
@@ -52,9 +53,12 @@ def kill_when(job: SmallJob, reached: Callable[[], bool]) -> None:
             assert process.poll() is None, f"the build ended by itself with code {process.returncode}"
             assert time.monotonic() < deadline_s, "the build never got there"
             time.sleep(POLL_S)
+        workers = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.kill()
     assert process.wait(30) == KILLED
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == [], "left behind, they would disturb what the next build measures"
 
 
 @dataclass(frozen=True, slots=True)
