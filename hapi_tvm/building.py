@@ -10,13 +10,14 @@ import datetime
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
 
 import hapi_tvm
+from hapi_tvm.backbone_build import lower_network, manifest, tuned_schedules
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.costing import cost, schedules_hash
@@ -24,18 +25,16 @@ from hapi_tvm.datasets import Dataset, Split, check_dataset
 from hapi_tvm.exits import exit_graph
 from hapi_tvm.hashing import digest
 from hapi_tvm.importing import Backbone
-from hapi_tvm.network import LoweredNetwork, read_network
-from hapi_tvm.passes.pipeline import lower_everything
-from hapi_tvm.progress import bar, stage
-from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option, PlacedExit
+from hapi_tvm.network import LoweredNetwork
+from hapi_tvm.progress import stage
+from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option
 from hapi_tvm.report.collect import RunRecords, collect, design_kernels
 from hapi_tvm.report.files import read_report, write_report
 from hapi_tvm.runfolder import RunFolder
-from hapi_tvm.runtime import FORMAT, Artifact, load
+from hapi_tvm.runtime import Artifact, load
 from hapi_tvm.search import pareto, search
 from hapi_tvm.targets import Target
 from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
-from hapi_tvm.tuning import best_schedules, tune
 from hapi_tvm.verifying import compare, run_test_split
 
 __all__ = ["build"]
@@ -239,7 +238,7 @@ class _Run:
         compiled = compile_design(
             costs.network.module,
             [Option(exit_.candidate, exit_.kind) for exit_ in placed],
-            self._manifest(placed, key),
+            manifest(self.backbone, self.target, placed, key),
             costs.schedules,
             self.target,
             self.dump_dir(pathlib.Path(name).stem),
@@ -247,29 +246,6 @@ class _Run:
         with self.folder.writing(name) as path:
             compiled.export_library(str(path))
         return self.folder.path(name).stat().st_size
-
-    def _manifest(self, placed: Sequence[PlacedExit], key: str) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "hapi_tvm": hapi_tvm.__version__,
-            "tvm": tvm.__version__,
-            "model": self.backbone.name,
-            "model_hash": self.backbone.hash,
-            "target": self.target.name,
-            "input_shape": list(self.backbone.input_shape),
-            "classes": self.backbone.classes,
-            "exits": [
-                {
-                    "name": exit_.name,
-                    "kind": exit_.kind,
-                    "threshold": exit_.threshold,
-                    "flops_share": exit_.flops_share,
-                }
-                for exit_ in placed
-            ],
-            "certificate": None,
-            "design_key": key,
-        }
 
     def _verify(
         self,
@@ -334,44 +310,23 @@ class _Costs:
     def network(self) -> LoweredNetwork:
         if self._network is None:
             run = self._run
-            with stage("lower", run.timings_s) as note:
-                lowered = lower_everything(
-                    run.backbone.module,
-                    [candidate.tensor for candidate in self._graph.candidates],
-                    self._weights,
-                    run.target.tvm_target,
-                    run.target.vector_width,
-                    run.dump_dir("network"),
-                )
-                self._network = read_network(lowered, self._graph)
-                calls = sum(len(chain) for chain in self._network.segments + self._network.branches)
-                note(f"{calls} kernel calls, {len(self._network.kernels)} distinct kernels")
+            self._network = lower_network(
+                run.backbone, self._graph, self._weights, run.target, run.timings_s, run.dump_dir("network")
+            )
         return self._network
 
     @property
     def schedules(self):
         if self._schedules is None:
-            run = self._run
-            kernels = list(self.network.kernels.values())
-            with stage("tune", run.timings_s) as note:
-                tried = 0
-                with bar("tune kernels", run.settings.trials) as shown:
-
-                    def count(_trial) -> None:
-                        nonlocal tried
-                        tried += 1
-                        shown.advance()
-
-                    tune(
-                        kernels,
-                        run.target,
-                        run.settings.database_dir,
-                        run.settings.trials,
-                        run.settings.seed,
-                        count,
-                    )
-                note(f"{len(kernels)} kernels, {tried} new trials")
-            self._schedules = best_schedules(kernels, run.target, run.settings.database_dir)
+            run, settings = self._run, self._run.settings
+            self._schedules = tuned_schedules(
+                list(self.network.kernels.values()),
+                run.target,
+                settings.database_dir,
+                settings.trials,
+                settings.seed,
+                run.timings_s,
+            )
         return self._schedules
 
     def table(self) -> LatencyTable:

@@ -15,6 +15,7 @@ from hapi_tvm.hashing import digest
 from hapi_tvm.passes.canonical_backbone import CanonicalBackbone
 from hapi_tvm.passes.dataflow import array, bindings, operator
 from hapi_tvm.passes.fold_batch_norm import FoldBatchNorm
+from hapi_tvm.passes.fold_padding import FoldPadding
 from hapi_tvm.passes.fold_weights import FoldWeights
 from hapi_tvm.passes.merge_clips import MergeClips
 
@@ -87,6 +88,7 @@ def _in_normal_form(imported: tvm.IRModule) -> tvm.IRModule:
             # Weights become plain constants, so that the passes below see them.
             FoldWeights(),
             FoldBatchNorm(),
+            FoldPadding(),
             # What the frontends lower or split too early.
             MergeClips(),
             relax.transform.DecomposeOpsForInference("main"),

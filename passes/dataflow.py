@@ -64,9 +64,14 @@ class Rewriter:
     def name(self, var: relax.Var, value: relax.Expr) -> str:
         return var.name
 
-    def emit(self, value: relax.Expr) -> relax.Var:
+    @property
+    def bound(self) -> relax.Var:
+        """The original variable whose value is being rewritten."""
+        return self._bound
+
+    def emit(self, value: relax.Expr, name: str = "") -> relax.Var:
         """Bind an intermediate value that the original function did not have."""
-        var = self._builder.emit(value)
+        var = self._builder.emit(value, name)
         self._value[var], self._uses[var] = value, 1
         return var
 
@@ -107,6 +112,7 @@ class Rewriter:
         return cleaned.with_attrs(dict(function.attrs)) if function.attrs else cleaned
 
     def _copy(self, binding: relax.VarBinding, read: int) -> None:
+        self._bound = binding.var
         value = self.rewrite(substitute(binding.value, self._new))
         if isinstance(value, relax.Var | tvm.ir.GenericConst):
             self._new[binding.var] = value

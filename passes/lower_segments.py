@@ -5,7 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from hapi_tvm.passes.blocked_layout import legalize_conv2d
+from hapi_tvm.passes.blocked_ops import legalize_conv2d
 from hapi_tvm.passes.dataflow import operator
 from hapi_tvm.passes.graph import dataflow_bindings
 

@@ -14,7 +14,6 @@ from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.passes.blocked_layout import BlockedLayout
 from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
-from hapi_tvm.passes.fold_weights import FoldWeights
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.route import Route
 from hapi_tvm.records import Option
@@ -39,8 +38,6 @@ def lower_everything(
             AttachExits(tensors, weights),
             # Layouts, chosen before cutting: what crosses a cut stays blocked.
             BlockedLayout(vector_width),
-            FoldWeights(),
-            relax.transform.EliminateCommonSubexpr(),
             # Functions, then kernels.
             CutSegments(len(tensors), list(weights)),
             LowerSegments(),

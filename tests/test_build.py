@@ -248,7 +248,7 @@ def test_the_ir_is_dumped_after_every_pass(copied, tmp_path):
     dumped = [path for path in (tmp_path / "ir").rglob("*") if path.is_file()]
     assert all(path.stat().st_size for path in dumped)
     for name in (
-        *("AttachExits", "BlockedLayout", "FoldWeights", "CutSegments", "LowerSegments"),
+        *("AttachExits", "BlockedLayout", "CutSegments", "LowerSegments"),
         *("DropExits", "Route", "AttachManifest"),
     ):
         assert any(name in path.name for path in dumped), name

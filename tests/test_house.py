@@ -47,7 +47,7 @@ LAYERS = {
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("building", "cli", "report"),
+        ("backbone_build", "building", "cli", "report"),
         ("facade", "records", "terminal", "passes", "targets", "search", "runtime", "stages", "top"),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),

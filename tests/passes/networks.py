@@ -19,7 +19,6 @@ from hapi_tvm.passes.attach_exits import AttachExits, BranchWeights
 from hapi_tvm.passes.blocked_layout import BlockedLayout
 from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
-from hapi_tvm.passes.fold_weights import FoldWeights
 from hapi_tvm.passes.graph import dataflow_bindings
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.pipeline import to_virtual_machine
@@ -137,7 +136,7 @@ def attached() -> tvm.IRModule:
 
 @functools.cache
 def blocked() -> tvm.IRModule:
-    return FoldWeights()(BlockedLayout(LANES)(attached()))
+    return BlockedLayout(LANES)(attached())
 
 
 @functools.cache

@@ -111,14 +111,14 @@ def test_what_is_blocked_crosses_the_cuts_blocked():
     functions = networks.functions(networks.cut())
     shapes = {name: [int(n) for n in functions[name].params[0].ty.shape] for name in sorted(functions)}
     assert shapes == {
-        "exit_00_conv": [1, 8, 8, 8],
-        "exit_00_linear": [1, 8, 8, 8],
+        "exit_00_conv": [1, 1, 8, 8, 8],
+        "exit_00_linear": [1, 1, 8, 8, 8],
         "exit_01_conv": [1, 1, 8, 8, 8],
         "exit_01_linear": [1, 1, 8, 8, 8],
         "exit_02_conv": [1, 2, 4, 4, 8],
         "exit_02_linear": [1, 2, 4, 4, 8],
         "segment_00": [1, 3, 8, 8],
-        "segment_01": [1, 8, 8, 8],
+        "segment_01": [1, 1, 8, 8, 8],
         "segment_02": [1, 1, 8, 8, 8],
         "segment_03": [1, 2, 4, 4, 8],
     }
@@ -161,7 +161,7 @@ def test_loops_of_the_backbone_stay():
 
 
 def test_aliases_of_the_outputs_are_looked_through():
-    """FoldWeights leaves the outputs behind a second name."""
+    """BlockedLayout leaves the outputs behind a second name."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((1, 2), "float32"))
     with builder.function("main", [x]):
