@@ -62,7 +62,9 @@ def test_the_demo_shows_every_stage_of_a_first_build():
     """The stages in the README's output are those of the code, in its order."""
     first = re.search(r"\$ scripts/demo\n(.*?)```", README, re.DOTALL).group(1)
     shown = re.findall(r"^\[([a-z ]+)\] ", first, re.MULTILINE)
-    source = (ROOT / "hapi_tvm" / "building.py").read_text(encoding="utf-8")
+    source = "".join(
+        (ROOT / "hapi_tvm" / name).read_text(encoding="utf-8") for name in ("building.py", "backbone_build.py")
+    )
     stages = set(re.findall(r'stage\("([a-z ]+)"', source)) | {"calibrate", "test"}
     assert set(shown) == stages
     assert len(shown) == len(stages)
