@@ -152,7 +152,7 @@ class KernelDatabase:
         return rejected | {item.scheduled.key for item in self.measured(kernel)}
 
     def exhausted(self, kernel: Kernel) -> bool:
-        """True once the search found nothing new to try."""
+        """True once the search found nothing new to try, or nothing that was worth it."""
         return EXHAUSTED in self._rejected_keys(kernel.key)
 
     def _rejected_keys(self, kernel_key_: str) -> set[str]:
@@ -175,8 +175,8 @@ class KernelDatabase:
         note = {"kernel": kernel.key, "schedule": schedule_key, "reason": reason}
         jsonl.append(self._folder / "rejected.jsonl", note)
 
-    def mark_exhausted(self, kernel: Kernel) -> None:
-        self.reject(kernel, EXHAUSTED, "the search found no further candidate")
+    def mark_exhausted(self, kernel: Kernel, reason: str) -> None:
+        self.reject(kernel, EXHAUSTED, reason)
 
     def checked(self, kernel: Kernel, schedule_key: str) -> bool:
         return (kernel.key, schedule_key) in self._checked

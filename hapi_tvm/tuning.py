@@ -7,6 +7,7 @@ is on disk as soon as it was measured, so a killed run goes on where it was.
 from __future__ import annotations
 
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ search_logger.setLevel(logging.WARNING)
 BATCH = 16
 # TVM's default population of 512 takes 12 to 28 s of search a round (0.27.0.post1, 2 cores).
 POPULATION = 64
+# A kernel is done once a batch, of which half or more was new, makes it faster by less than this share.
+MINIMUM_GAIN = 0.01
 # Times that a wrong schedule gives way to the next best before the kernel falls back to its default.
 CHECKS = 3
 
@@ -128,7 +131,10 @@ class _Session:
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=1)
 
     def tune_kernel(self, kernel: Kernel, count: int, seed: int) -> None:
-        """Try ``count`` schedules that were not tried before, or as many as the space has."""
+        """Try ``count`` schedules that were not tried before, or as many as the space has.
+
+        Stops for good where a batch brings less than ``MINIMUM_GAIN``.
+        """
         tried = self._database.tried(kernel)
         remaining = count - self._try_default(kernel, tried)
         if remaining <= 0:
@@ -140,12 +146,17 @@ class _Session:
         for _ in range(remaining + len(tried)):
             candidates = list(context.generate_measure_candidates() or [])
             if not candidates:
-                self._database.mark_exhausted(kernel)
+                self._database.mark_exhausted(kernel, "the search found no further candidate")
                 break
             fresh = self._fresh(candidates, tried, remaining)
             if not fresh:
                 continue
+            before_s = self._fastest_s(kernel)
             results = self._measure(kernel, fresh)
+            if len(fresh) >= BATCH // 2 and self._fastest_s(kernel) > (1 - MINIMUM_GAIN) * before_s:
+                reason = f"the last {len(fresh)} candidates brought less than {MINIMUM_GAIN:.0%}"
+                self._database.mark_exhausted(kernel, reason)
+                break
             context.notify_runner_results(fresh, results)
             self._cost_model.update(context, fresh, results)
             remaining -= len(fresh)
@@ -176,6 +187,10 @@ class _Session:
         fresh = self._fresh([ms.MeasureCandidate(schedule, arguments)], tried, 1)
         self._measure(kernel, fresh)
         return len(fresh)
+
+    def _fastest_s(self, kernel: Kernel) -> float:
+        """Infinite where nothing ran yet."""
+        return min((item.median_s for item in self._database.measured(kernel)), default=math.inf)
 
     @staticmethod
     def _fresh(candidates: list[ms.MeasureCandidate], tried: set[str], limit: int) -> list[ms.MeasureCandidate]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tvm
 from tvm import relax, te, tirx, topi
+
+from hapi_tvm.passes.dataflow import array
+from hapi_tvm.passes.winograd import ConvolutionShape, transform_weight, winograd, winograd_shape
+
+# TVM's OpPatternKind of convolutions: elementwise operators behind them are fused with them.
+OUT_ELEMENTWISE_FUSABLE = 4
 
 
 def convolution(
@@ -62,17 +68,35 @@ def _reader(data: te.Tensor) -> Callable[..., tirx.PrimExpr]:
     return lambda n, first, channel, y, x: data[n, first // lanes + channel // lanes, y, x, channel % lanes]
 
 
-def legalize_conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Lower a convolution, blocked or not; the stock LegalizeOps of TVM 0.27 leaves blocked ones alone."""
+def legalize_conv2d(
+    builder: relax.BlockBuilder, call: relax.Call, winograd_tiles: Mapping[ConvolutionShape, int]
+) -> relax.Expr:
+    """Lower a convolution, blocked or not; the stock LegalizeOps of TVM 0.27 leaves blocked ones alone.
+
+    winograd_tiles: the tile of each shape that Winograd computes; the others are summed directly.
+    """
     attrs = call.attrs
     if attrs.out_layout == "NCHW":
         return tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")(builder, call)
+    padding = [int(extent) for extent in attrs.padding]
+    tile = winograd_tiles.get(winograd_shape(call))
+    if tile is not None:
+        return builder.call_te(
+            winograd,
+            call.args[0],
+            relax.const(transform_weight(array(call.args[1]), tile)),
+            padding=padding,
+            tile=tile,
+            primfunc_name_hint="conv2d_winograd",
+            # Several stages would count as opaque, and no bias or activation would join them.
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
     return builder.call_te(
         convolution,
         call.args[0],
         call.args[1],
         strides=[int(step) for step in attrs.strides],
-        padding=[int(extent) for extent in attrs.padding],
+        padding=padding,
         dilation=[int(step) for step in attrs.dilation],
         groups=int(attrs.groups),
         primfunc_name_hint="conv2d_blocked",

@@ -21,7 +21,7 @@ from tvm import relax, topi
 from tvm.s_tir import meta_schedule as ms
 
 import hapi_tvm
-from hapi_tvm import targets
+from hapi_tvm import targets, tuning
 from hapi_tvm.compiling import compile_module
 from hapi_tvm.kernel_check import differences
 from hapi_tvm.kernel_database import MARGIN, KernelDatabase, default, target_folder
@@ -195,6 +195,20 @@ def test_all_rejected_falls_back_to_the_default_then_to_the_plain_kernel(databas
         origins.append(best.origin)
         database.reject(kernel, best.key, "computes wrong numbers")
     assert len(origins) >= 4 and best.func.same_as(kernel.func)
+
+
+def test_a_batch_that_brings_nothing_ends_the_search(tmp_path, monkeypatch):
+    func = samples.blocked(16, 32, 28)
+    kernel = Kernel(kernel_key(func), "large", func)
+    monkeypatch.setattr(tuning, "MINIMUM_GAIN", 0.999)
+    trials: list[Trial] = []
+    tune([kernel], TARGET, tmp_path, 200, seed=0, on_trial=trials.append)
+    assert 1 + tuning.BATCH // 2 <= len(trials) <= 1 + tuning.BATCH
+    again: list[Trial] = []
+    tune([kernel], TARGET, tmp_path, 300, seed=0, on_trial=again.append)
+    assert again == []
+    (note,) = (json.loads(line) for line in lines(tmp_path, "rejected.jsonl"))
+    assert "candidates brought less than" in note["reason"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm.tirx import IterVar
 
 from hapi_tvm.tvm_compat import private_copy
@@ -19,8 +20,6 @@ __all__ = [
     "traced",
     "vectorise_last",
 ]
-
-SBlockRV = s_tir.schedule.SBlockRV
 
 
 def traced(func: tvm.tirx.PrimFunc) -> Schedule:
@@ -62,10 +61,16 @@ def inline_around(schedule: Schedule, kept: list[SBlockRV]) -> None:
             continue
 
 
-def parallelise_outer(schedule: Schedule, loops: list, threads: int) -> None:
-    """Run the fused ``loops`` on TVM's threads; nothing on one thread, where a launch only costs."""
-    if threads > 1 and loops:
-        schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
+def parallelise_outer(schedule: Schedule, loops: list[LoopRV], threads: int) -> LoopRV:
+    """Run the fused ``loops`` on TVM's threads; left alone on one thread, where a launch only costs.
+
+    Returns the loop that is inside all of them.
+    """
+    if threads == 1:
+        return loops[-1]
+    fused = schedule.fuse(*loops) if len(loops) > 1 else loops[0]
+    schedule.parallel(fused)
+    return fused
 
 
 def vectorise_last(schedule: Schedule, block: SBlockRV, lanes: int) -> bool:

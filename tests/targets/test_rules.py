@@ -12,9 +12,11 @@ from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm import tvm_compat
 from hapi_tvm.kernels import buffer_shapes, workload
+from hapi_tvm.passes.winograd import transform_weight
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
 from hapi_tvm.targets.rules.blocks import child_blocks, traced
-from hapi_tvm.targets.rules.conv2d import MAX_ACCUMULATORS, default_tile, find_convolution
+from hapi_tvm.targets.rules.conv2d import find_convolution
+from hapi_tvm.targets.rules.tiles import default_tile, max_accumulators
 
 TARGET = samples.TARGET
 
@@ -35,8 +37,23 @@ def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def unblocked(array: np.ndarray) -> np.ndarray:
+    """[N, C / v, H, W, v] to [N, C, H, W]; other arrays as they are."""
+    if array.ndim != 5:
+        return array
     n, blocks, height, width, lanes = array.shape
     return array.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, height, width)
+
+
+def convolved(arrays: list[np.ndarray], epilogue: tuple[str, ...] = ("relu",), **arguments) -> np.ndarray:
+    """What torch makes of a blocked kernel's inputs; what follows the weights is added."""
+    weight = arrays[1].transpose(0, 4, 1, 2, 3)
+    weight = torch.tensor(weight.reshape(-1, *weight.shape[2:]))
+    expected = torch.nn.functional.conv2d(torch.tensor(unblocked(arrays[0])), weight, **arguments)
+    for array in arrays[2:-1]:
+        expected = expected + torch.tensor(unblocked(array))
+    if "silu" in epilogue:
+        expected = torch.nn.functional.silu(expected)
+    return (torch.relu(expected) if "relu" in epilogue else expected).numpy()
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
@@ -50,40 +67,107 @@ def unblocked(array: np.ndarray) -> np.ndarray:
         (16, 32, 15, 3, 2, ("bias",)),
         (16, 32, 28, 1, 2, ("bias",)),
         (32, 16, 7, 1, 1, ()),
-        (1, 16, 28, 3, 1, ("bias", "relu")),
+        (3, 16, 28, 7, 2, ("bias", "relu")),
     ],
 )
 def test_blocked_convolution_equals_torch(inputs_, outputs, size, kernel, stride, epilogue, lanes):
     func = samples.blocked(inputs_, outputs, size, kernel, stride, lanes, epilogue)
     arrays = inputs(func)
     schedule = cpu_default_schedule(func, lanes, threads=1)
-    assert schedule is not None
-    data, weight = unblocked(arrays[0]), arrays[1].transpose(0, 5, 1, 4, 2, 3)
-    weight = weight.reshape(outputs, inputs_, kernel, kernel)
-    expected = torch.nn.functional.conv2d(torch.tensor(data), torch.tensor(weight), stride=stride, padding=kernel // 2)
-    for step, array in zip([s for s in epilogue if s in ("bias", "residual")], arrays[2:], strict=False):
-        assert step in ("bias", "residual")
-        expected = expected + torch.tensor(unblocked(array))
-    if "silu" in epilogue:
-        expected = torch.nn.functional.silu(expected)
-    if "relu" in epilogue:
-        expected = torch.relu(expected)
-    assert_same(unblocked(run(schedule.mod, arrays)), expected.numpy())
+    expected = convolved(arrays, epilogue, stride=stride, padding=kernel // 2)
+    assert_same(unblocked(run(schedule.mod, arrays)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("inputs_", "outputs", "lanes", "size", "arguments"),
+    [
+        (24, 100, 10, 15, {}),
+        (10, 24, 12, 7, {"dilation": 2}),
+        (100, 10, 10, 17, {"stride": 2}),
+        (32, 64, 16, 28, {"groups": 2}),
+        (48, 48, 8, 14, {"groups": 3, "dilation": 2, "stride": 2}),
+        (16, 16, 16, 33, {"stride": 2}),
+        (512, 48, 16, 4, {}),
+    ],
+)
+def test_odd_convolutions_equal_torch(inputs_, outputs, lanes, size, arguments, threads):
+    func = samples.blocked(inputs_, outputs, size, lanes=lanes, **arguments)
+    arrays = inputs(func)
+    schedule = cpu_default_schedule(func, 16, threads)
+    expected = convolved(arrays, padding=arguments.get("dilation", 1), **arguments)
+    assert_same(unblocked(run(schedule.mod, arrays)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("channels", "lanes", "size", "kernel", "stride", "dilation"),
+    [
+        (32, 16, 28, 3, 1, 1),
+        (24, 12, 15, 3, 2, 1),
+        (40, 8, 14, 5, 1, 1),
+        (100, 10, 7, 5, 2, 1),
+        (32, 16, 56, 3, 1, 2),
+    ],
+)
+def test_depthwise_equals_torch(channels, lanes, size, kernel, stride, dilation, threads):
+    func = samples.depthwise(channels, size, stride, lanes, kernel=kernel, dilation=dilation)
+    arrays = inputs(func)
+    schedule = cpu_default_schedule(func, 16, threads)
+    padding = dilation * (kernel - 1) // 2
+    expected = convolved(arrays, padding=padding, stride=stride, dilation=dilation, groups=channels)
+    assert_same(unblocked(run(schedule.mod, arrays)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(
+    ("inputs_", "outputs", "lanes", "size", "epilogue", "padding"),
+    [
+        (16, 16, 16, 32, ("bias", "relu"), 1),
+        (32, 64, 16, 14, ("bias", "residual", "relu"), 1),
+        (24, 36, 12, 15, ("bias", "silu"), 1),
+        (64, 32, 8, 7, (), 1),
+        (16, 32, 16, 9, ("bias",), 0),
+        (128, 128, 16, 16, ("bias", "relu"), 1),
+    ],
+)
+def test_winograd_equals_torch(inputs_, outputs, lanes, size, epilogue, padding, tile, threads):
+    func = samples.winograd_blocked(inputs_, outputs, size, tile, lanes, epilogue, padding)
+    arrays = inputs(func)
+    random = np.random.default_rng(8)
+    weight = random.standard_normal((outputs // lanes, inputs_, 3, 3, lanes), dtype=np.float32)
+    expected = convolved([arrays[0], weight, *arrays[2:]], epilogue, padding=padding)
+    arrays[1] = transform_weight(weight, tile)
+    schedule = cpu_default_schedule(func, 16, threads)
+    found = unblocked(run(schedule.mod, arrays))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
 
 
 OTHERS = {
     "depthwise": samples.depthwise(32, 14),
-    "depthwise stride 2, odd": samples.depthwise(32, 15, stride=2),
-    "first convolution": samples.plain(1, 16, 28),
+    "padded as TensorFlow does": samples.depthwise(32, 14, stride=2, padding=(0, 0, 1, 1)),
+    "first convolution": samples.blocked(1, 16, 28),
     "first convolution, then blocked": samples.plain(1, 16, 28, epilogue=("bias", "relu", "block")),
     "plain, ten channels": samples.plain(3, 10, 15),
+    "plain, grouped": samples.plain(6, 10, 15, groups=2),
+    "plain, depthwise": samples.plain(10, 10, 15, groups=10),
     "plain 1x1": samples.plain(8, 10, 7, kernel=1, epilogue=()),
     "flattened": samples.blocked(16, 16, 14, epilogue=("bias", "flat")),
+    "flattened, Winograd": samples.winograd_blocked(16, 16, 14, 2, epilogue=("bias", "flat")),
     "dense": samples.dense(64, 10),
     "dense, whole vectors": samples.dense(128, 32),
+    "matmul": samples.matmul(64, 10),
+    "matmul, 1000 classes": samples.matmul(128, 1000),
+    "matmul, a prime of classes": samples.matmul(64, 37),
+    "matmul, a batch": samples.matmul(64, 24, rows=5),
     "mean": samples.mean(2, 14),
+    "mean, a prime of blocks": samples.mean(13, 7),
+    "mean, ten lanes": samples.mean(4, 7, lanes=10),
     "max": samples.maximum(2, 14),
     "max pool": samples.max_pool(1, 28),
+    "max pool, overlapping": samples.max_pool(2, 56, kernel=3, padding=1),
+    "max pool, every place": samples.max_pool(2, 14, kernel=3, stride=1, padding=1),
     "softmax": samples.softmax(10),
     "add relu": samples.add_relu(2, 28),
 }
@@ -113,25 +197,50 @@ def test_threads_make_the_outer_loops_parallel():
     assert "T.parallel" not in cpu_default_schedule(func, 16, threads=1).mod.script()
 
 
+def nests(func: tvm.tirx.PrimFunc) -> dict[str, list]:
+    """By the name of its block: the loops around each stage of the default schedule."""
+    schedule = cpu_default_schedule(func, 16, threads=1)
+    blocks = {schedule.get(block).name_hint: block for block in child_blocks(schedule)}
+    return {
+        name: [schedule.get_sref(loop) for loop in schedule.get_loops(block)] for name, block in blocks.items()
+    }
+
+
 @pytest.mark.parametrize("epilogue", [(), ("bias",), ("bias", "residual", "relu"), ("bias", "silu")])
 def test_the_epilogue_runs_on_each_tile(epilogue):
-    """One block is left behind the convolution, under the same four tile loops."""
-    schedule = cpu_default_schedule(samples.blocked(32, 32, 14, epilogue=epilogue), 16, threads=1)
-    names = [schedule.get(block).name_hint for block in child_blocks(schedule)]
-    assert names[:3] == ["data_pad", "conv2d_NCHWc_init", "conv2d_NCHWc_update"] and len(names) == 4
-    nests = [schedule.get_loops(schedule.get_sblock(name)) for name in names[1:]]
-    for depth in range(4):
-        first, *others = (schedule.get_sref(nest[depth]) for nest in nests)
+    """One stage is left behind the convolution, under the same five tile loops."""
+    found = nests(samples.blocked(32, 32, 14, epilogue=epilogue))
+    assert list(found)[:3] == ["data_pad", "conv2d_blocked_init", "conv2d_blocked_update"] and len(found) == 4
+    _, *behind = found.values()
+    for depth in range(5):
+        first, *others = (nest[depth] for nest in behind)
         assert all(first.same_as(other) for other in others)
 
 
-@pytest.mark.parametrize("size", [7, 14, 15, 28])
-@pytest.mark.parametrize("channels", [16, 32, 64])
-def test_default_tile_divides_and_fits(channels, size):
-    convolution = find_convolution(traced(samples.blocked(16, channels, size)))
-    tile = default_tile(convolution, 16)
-    assert (channels // 16) % tile.channels == size % tile.rows == size % tile.columns == 0
-    assert 5 <= tile.channels * tile.rows * tile.columns <= MAX_ACCUMULATORS
+def test_large_maps_are_padded_a_block_of_rows_at_a_time():
+    large = nests(samples.blocked(16, 32, 56))
+    assert large["data_pad"][1].same_as(large["conv2d_blocked_update"][1])
+    small = nests(samples.blocked(16, 32, 14))
+    assert not small["data_pad"][0].same_as(small["conv2d_blocked_update"][0])
+
+
+@pytest.mark.parametrize("size", [2, 4, 7, 14, 15, 28, 56])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("channels", [16, 32, 512, 960])
+def test_default_tile_divides_and_fits(channels, lanes, kernel, size):
+    convolution = find_convolution(traced(samples.blocked(16, channels, size, kernel, lanes=lanes)))
+    tile = default_tile(convolution, lanes, threads=1)
+    assert (channels // lanes) % tile.channels == size % tile.rows == size % tile.columns == 0
+    assert tile.row_tiles is None or (size // tile.rows) % tile.row_tiles == 0
+    accumulators = tile.channels * tile.rows * tile.columns
+    assert min(size * size * channels // lanes, 7) <= accumulators <= max_accumulators(lanes)
+
+
+@pytest.mark.parametrize("size", [16, 32, 56, 112])
+def test_default_tile_keeps_two_threads_equally_busy(size):
+    tile = default_tile(find_convolution(traced(samples.blocked(16, 32, size))), 16, threads=2)
+    assert size // tile.rows // tile.row_tiles % 2 == 0
 
 
 @pytest.mark.parametrize(
@@ -139,10 +248,12 @@ def test_default_tile_divides_and_fits(channels, size):
     [
         samples.blocked(16, 32, 14, epilogue=("bias", "residual", "relu")),
         samples.blocked(16, 32, 15, kernel=1, stride=2, epilogue=()),
+        samples.blocked(16, 32, 28),
+        samples.winograd_blocked(16, 32, 14, 4),
         samples.plain(1, 16, 14),
         samples.depthwise(32, 7),
     ],
-    ids=["residual", "projection", "first", "depthwise"],
+    ids=["residual", "projection", "blocks of rows", "winograd", "first", "depthwise"],
 )
 def test_sampled_tiles_equal_unscheduled(func):
     """Every space replays with freshly drawn tiles, and keeps the numbers."""
@@ -154,7 +265,7 @@ def test_sampled_tiles_equal_unscheduled(func):
     assert spaces
     arrays = inputs(func)
     expected = run(workload(func), arrays)
-    for seed, space in enumerate(spaces[:6], start=1):
+    for seed, space in enumerate(spaces, start=1):
         drawn = s_tir.Schedule(workload(func), seed=seed)
         s_tir.schedule.Trace(space.trace.insts, {}).apply_to_schedule(drawn, remove_postproc=False)
         assert_same(run(drawn.mod, arrays), expected)
