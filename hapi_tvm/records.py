@@ -189,6 +189,10 @@ class LatencyTable:
         median = {kernel.key: kernel.median_us for kernel in self.kernels}
         return np.array([self.scale * sum(median[key] + self.call_us for key in row) for row in rows])
 
+    def _sum_sigma_us(self, rows: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        sigma = {kernel.key: kernel.sigma_us for kernel in self.kernels}
+        return np.array([self.scale * sum(sigma[key] for key in row) for row in rows])
+
     @property
     def segment_us(self) -> np.ndarray:
         """float64 [E + 1], microseconds; entering the module is part of segment 0."""
@@ -201,6 +205,17 @@ class LatencyTable:
         """float64 [C], microseconds, the gate included; ordered as ``options``."""
         cost_us = _medians(self.branch_samples_us) if self.branch_samples_us else self._sum_us(self.branches)
         return cost_us + self.gate_us
+
+    @property
+    def segment_sigma_us(self) -> np.ndarray:
+        """float64 [E + 1], microseconds: standard error of each row of ``segment_us``. The errors of a row's
+        kernels add up as they are, for a surrogate errs on all of them the same way."""
+        return _errors(self.segment_samples_us) if self.segment_samples_us else self._sum_sigma_us(self.segments)
+
+    @property
+    def branch_sigma_us(self) -> np.ndarray:
+        """float64 [C], microseconds; as ``segment_sigma_us``."""
+        return _errors(self.branch_samples_us) if self.branch_samples_us else self._sum_sigma_us(self.branches)
 
 
 def median_error(samples: Sequence[float]) -> float:
@@ -217,7 +232,18 @@ def _medians(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
     return np.array([np.median(row) for row in rows])
 
 
-LATENCY_METRICS = ("mean", "p95", "p99", "worst")
+def _errors(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    return np.array([median_error(row) for row in rows])
+
+
+LATENCY_LIMITS = {
+    "mean": "mean_latency_ms",
+    "p95": "p95_latency_ms",
+    "p99": "p99_latency_ms",
+    "worst": "worst_latency_ms",
+    "deadline": "deadline_ms",
+}
+"""The field of ``SLA`` that limits each latency of ``Prediction``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +253,10 @@ class SLA:
     max_accuracy_drop: share of samples, 0.01 is one point. Alone, it asks for the least latency.
     <metric>_latency_ms: budget in milliseconds. Alone, or several, they ask for the most accuracy.
     With both kinds, the least mean latency among the designs that meet every line.
+    deadline_ms: no sample may be answered later. Where the network does not end in time, the last exit
+    that is reached by then answers whatever it is asked (its threshold is 0), and nothing behind it runs.
+    latency_quantile: segments and branches are planned at this quantile of their measured or predicted
+    cost (normal approximation, every row high at once, so that nothing cancels); 0.5 takes the medians.
     drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
     approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
     max_exits: how many exits a design may place.
@@ -237,6 +267,8 @@ class SLA:
     p95_latency_ms: float | None = None
     p99_latency_ms: float | None = None
     worst_latency_ms: float | None = None
+    deadline_ms: float | None = None
+    latency_quantile: float = 0.5
     drop_confidence: float = 0.95
     max_exits: int = 4
 
@@ -249,7 +281,9 @@ class SLA:
             )
         for metric, budget_us in self.budgets_us.items():
             if not (math.isfinite(budget_us) and budget_us > 0):
-                raise SLAError(f"SLA: {metric}_latency_ms={budget_us / 1000} must be a positive number")
+                raise SLAError(f"SLA: {LATENCY_LIMITS[metric]}={budget_us / 1000} must be a positive number")
+        if not 0.5 <= self.latency_quantile < 1:
+            raise SLAError(f"SLA: latency_quantile={self.latency_quantile} must lie in [0.5, 1)")
         if not 0.5 <= self.drop_confidence < 1:
             raise SLAError(f"SLA: drop_confidence={self.drop_confidence} must lie in [0.5, 1)")
         if self.max_exits < 0:
@@ -258,7 +292,7 @@ class SLA:
     @property
     def budgets_us(self) -> Mapping[str, float]:
         """Microseconds by metric, the metrics asked for only."""
-        given = {metric: getattr(self, f"{metric}_latency_ms") for metric in LATENCY_METRICS}
+        given = {metric: getattr(self, field) for metric, field in LATENCY_LIMITS.items()}
         return {metric: 1000.0 * ms for metric, ms in given.items() if ms is not None}
 
 
@@ -267,6 +301,8 @@ class Prediction:
     """What the search expects of a design, from the two tables. Latencies in microseconds.
 
     accuracy_drop: backbone minus design on the calibration split; upper: its limit at the SLA's level.
+    worst_us: all segments and all placed branches. deadline_us: the latest that any sample, seen or not, is
+    answered: as worst_us, unless an exit of threshold 0 lets nobody pass.
     exit_rates: share of samples that leave at each placed exit, the backbone's last; sums to 1.
     """
 
@@ -278,6 +314,7 @@ class Prediction:
     p95_us: float
     p99_us: float
     worst_us: float
+    deadline_us: float
     exit_rates: tuple[float, ...]
 
 

@@ -15,19 +15,25 @@ __all__ = ["evaluate", "figures_of", "leave_costs_ps", "leave_places", "predict"
 
 
 def evaluate(
-    calibration: CalibrationTable, latency: LatencyTable, exits: Exits, *, drop_confidence: float = 0.95
+    calibration: CalibrationTable,
+    latency: LatencyTable,
+    exits: Exits,
+    *,
+    drop_confidence: float = 0.95,
+    latency_quantile: float = 0.5,
 ) -> Prediction:
     """Accuracy and latency of a design on the calibration split.
 
     exits: (index into ``calibration.options``, threshold), in network order, at most one a candidate;
     thresholds in [0, 1] that float32 holds exactly. A sample leaves at the first exit where its
     confidence >= threshold, else at the backbone. It pays the segments up to there and every branch
-    on the way; the worst case pays all segments and all placed branches.
+    on the way; the worst case pays all segments and all placed branches, and the deadline is the same up to
+    the first exit whose threshold is 0, for nobody passes that. Costs are taken at ``latency_quantile``.
 
     A percentile q is the smallest leaving cost c such that at least q of the samples cost c or less.
     Raises RecordError if the tables or the exits contradict each other.
     """
-    instance = Instance.from_tables(calibration, latency)
+    instance = Instance.from_tables(calibration, latency, latency_quantile=latency_quantile)
     _check_exits(instance, exits)
     return predict(instance, exits, drop_confidence)
 
@@ -49,6 +55,7 @@ def predict(instance: Instance, exits: Exits, drop_confidence: float) -> Predict
         p95_us=figures.p95_ps / PS_PER_US,
         p99_us=figures.p99_ps / PS_PER_US,
         worst_us=figures.worst_ps / PS_PER_US,
+        deadline_us=figures.deadline_ps / PS_PER_US,
         exit_rates=tuple(int(count) / n for count in histogram),
     )
 
@@ -67,6 +74,7 @@ def figures_of(instance: Instance, exits: Exits) -> Figures:
         p95_ps=_percentile_ps(histogram, cost_ps, rank_count(95, n)),
         p99_ps=_percentile_ps(histogram, cost_ps, rank_count(99, n)),
         worst_ps=int(cost_ps[-1]),
+        deadline_ps=int(cost_ps[next((place for place, (_, at) in enumerate(exits) if at <= 0), -1)]),
         exits=len(exits),
     )
 

@@ -30,7 +30,7 @@ class Figures:
     """Figures of one design (integers) or of many (int64 arrays of one shape), or bounds on them.
 
     total_ps: summed over the samples. lost, gained: samples that the backbone alone, and the design
-    alone, gets right. p95_ps, p99_ps, worst_ps: as in ``Prediction``. exits: how many are placed.
+    alone, gets right. p95_ps, p99_ps, worst_ps, deadline_ps: as in ``Prediction``. exits: how many are placed.
     """
 
     total_ps: np.ndarray | int
@@ -39,6 +39,7 @@ class Figures:
     p95_ps: np.ndarray | int
     p99_ps: np.ndarray | int
     worst_ps: np.ndarray | int
+    deadline_ps: np.ndarray | int
     exits: np.ndarray | int
 
 
@@ -117,6 +118,15 @@ class Objective:
             for gained_corner in (gained, gained + more_gained):
                 possible = possible | self.within_drop(lost_corner, gained_corner)
         return possible
+
+    def gap(self, best: float, floor: float) -> float:
+        """How far a design may be from the best, from the first parts of its key and of the floor: as a share of
+        the floor's latency where latency is asked for, else as a share of the samples. Never below 0."""
+        if best <= floor:
+            return 0.0
+        if self.goal is Goal.ACCURATE:
+            return (best - floor) / self.samples
+        return best / floor - 1 if floor > 0 else math.inf
 
     def excess(self, figures: Figures):
         """float: the largest ratio of a latency to its budget; 0 without budgets."""

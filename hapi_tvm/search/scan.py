@@ -68,6 +68,7 @@ class Scan:
                 p95_ps=cost_ps[np.argmax(reached >= rank_count(95, instance.samples), axis=1)],
                 p99_ps=cost_ps[np.argmax(reached >= rank_count(99, instance.samples), axis=1)],
                 worst_ps=np.full(len(last_of_ties), cost_ps[-1]),
+                deadline_ps=_deadlines_ps(exits, cost_ps, place, confidence[last_of_ties]),
                 exits=np.full(len(last_of_ties), len(exits)),
             ),
         )
