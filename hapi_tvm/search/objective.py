@@ -18,11 +18,13 @@ __all__ = ["Figures", "Goal", "Objective", "best_index", "better", "drop_upper",
 
 class Goal(Enum):
     """FASTEST: least mean, then accuracy. ACCURATE: most accuracy, then mean. NEAREST: least excess
-    over the latency budgets, then mean. Last, in each: fewer exits."""
+    over the latency budgets, then mean. FRONT: all designs that no other beats in mean and accuracy, ranked as
+    FASTEST. Last, in each: fewer exits."""
 
     FASTEST = "fastest"
     ACCURATE = "accurate"
     NEAREST = "nearest"
+    FRONT = "front"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Objective:
 
     def key(self, figures: Figures) -> Key:
         drop = figures.lost - figures.gained
-        if self.goal is Goal.FASTEST:
+        if self.goal in (Goal.FASTEST, Goal.FRONT):
             return figures.total_ps, drop, figures.exits
         if self.goal is Goal.ACCURATE:
             return drop, figures.total_ps, figures.exits
