@@ -27,6 +27,7 @@ from hapi_tvm.search.rules import (
     ACCURATE,
     FASTEST,
     FRONT,
+    NEAREST,
     NO_LIMIT,
     Rules,
     better,
@@ -355,15 +356,21 @@ def _enter(bits, rules, walk, best):
 def _offer_children(bits, rules, walk, best, depth, first):
     """Offer each child of the current node that the first part of its key does not rule out at once: calling
     ``_offer`` for every one would cost more than counting it."""
+    goal, samples, end_ps, most_ps, most_drop = _limits(rules)
+    front_ps, bar = best.front_ps, best.key
     fired, lost, gained = walk.fired[depth], walk.lost[depth], walk.gained[depth]
     branch_ps, reach_ps = bits.branch_ps, bits.reach_ps
     node = walk.node[depth]
-    left, paid_ps, branches_ps, drop = node[LEFT], node[PAID], node[BRANCHES], node[LOST] - node[GAINED]
+    running, paid_ps, branches_ps, drop = samples - node[LEFT], node[PAID], node[BRANCHES], node[LOST] - node[GAINED]
     for choice in range(first, len(branch_ps)):
-        worst_ps = rules.end_ps + branches_ps + branch_ps[choice]
-        total_ps = paid_ps + (rules.samples - left) * worst_ps - fired[choice] * (rules.end_ps - reach_ps[choice])
-        if _promises(rules, best, total_ps, drop + lost[choice] - gained[choice]) and not _pointless(
-            bits, rules, walk, depth, choice
+        worst_ps = end_ps + branches_ps + branch_ps[choice]
+        total_ps = paid_ps + running * worst_ps - fired[choice] * (end_ps - reach_ps[choice])
+        new_drop = drop + lost[choice] - gained[choice]
+        if (
+            total_ps <= most_ps
+            and new_drop <= most_drop
+            and _promises(goal, bar, front_ps, samples, total_ps, new_drop)
+            and not _pointless(bits, rules, walk, depth, choice)
         ):
             _offer(bits, rules, walk, best, depth, choice)
 
@@ -371,52 +378,61 @@ def _offer_children(bits, rules, walk, best, depth, first):
 @numba.njit(cache=True, error_model="numpy")
 def _keep_promising(bits, rules, walk, best, depth, first):
     """Fill ``Walk.open`` with the children whose floors in latency and drop do not rule them out at once."""
+    goal, samples, all_ps, most_ps, most_drop = _limits(rules)
+    front_ps, bar = best.front_ps, best.key
     fired, lost, gained, open_choices = walk.fired[depth], walk.lost[depth], walk.gained[depth], walk.open[depth]
-    branch_ps, reach_ps, least_branch_ps, candidate = bits.branch_ps, bits.reach_ps, bits.least_branch_ps, bits.candidate
-    after, limit_save_ps, limit_gain, most_save_ps, most_gain = (
-        bits.after,
-        bits.save_ps,
-        bits.gain,
-        walk.save_ps[depth],
-        walk.gain[depth],
-    )
+    branch_ps, reach_ps, least_branch_ps = bits.branch_ps, bits.reach_ps, bits.least_branch_ps
+    candidate, after = bits.candidate, bits.after
+    save_ps, gain, later_save_ps, later_gain = bits.save_ps, bits.gain, walk.save_ps[depth], walk.gain[depth]
     node = walk.node[depth]
-    left, paid_ps, branches_ps, drop = node[LEFT], node[PAID], node[BRANCHES], node[LOST] - node[GAINED]
+    running, paid_ps, branches_ps, drop = samples - node[LEFT], node[PAID], node[BRANCHES], node[LOST] - node[GAINED]
     choices = len(branch_ps)
     count = 0
     for choice in range(first, choices):
         start, later = after[choice], candidate[choice] + 1
         if start == choices:
             break
-        running = rules.samples - left - fired[choice]
-        save_ps = min(running * (rules.end_ps - reach_ps[start]), limit_save_ps[choice], most_save_ps[later])
-        more = min(running, limit_gain[choice], most_gain[later])
-        end_ps = rules.end_ps + branches_ps + branch_ps[choice]
+        rest = running - fired[choice]
+        saving_ps = min(rest * (all_ps - reach_ps[start]), save_ps[choice], later_save_ps[later])
+        more = min(rest, gain[choice], later_gain[later])
+        here_ps = branches_ps + branch_ps[choice]
         total_ps = (
             paid_ps
-            + fired[choice] * (end_ps - rules.end_ps + reach_ps[choice])
-            + running * (end_ps + least_branch_ps[start])
-            - save_ps
+            + fired[choice] * (here_ps + reach_ps[choice])
+            + rest * (here_ps + all_ps + least_branch_ps[start])
+            - saving_ps
         )
-        if _promises(rules, best, total_ps, drop + lost[choice] - gained[choice] - more):
+        least_drop = drop + lost[choice] - gained[choice] - more
+        if (
+            total_ps <= most_ps
+            and least_drop <= most_drop
+            and _promises(goal, bar, front_ps, samples, total_ps, least_drop)
+        ):
             open_choices[count] = choice
             count += 1
     walk.count[depth] = count
 
 
+@numba.njit(cache=True, error_model="numpy")
+def _limits(rules):
+    """Goal, samples, the latency of all segments, and the most latency and drop that keep the SLA; as plain
+    numbers, for a loop that looks into a tuple of arrays each time is several times slower."""
+    most_drop = rules.samples if rules.max_drop >= 1.0 else np.int64(rules.max_drop * rules.samples) + 1
+    most_ps = NO_LIMIT if rules.goal == NEAREST else rules.budgets[0]
+    return rules.goal, rules.samples, rules.end_ps, most_ps, most_drop
+
+
 @numba.njit(cache=True, error_model="numpy", inline="always")
-def _promises(rules, best, total_ps, drop):
-    """Whether a design with at least this latency and this drop can still be better than the best and keep the
-    limits of both. True says nothing more."""
-    if rules.goal == FRONT:
-        fits = total_ps <= best.front_ps[drop + rules.samples]
-    elif rules.goal == FASTEST:
-        fits = total_ps <= best.key[0] and total_ps <= rules.budgets[0]
-    elif rules.goal == ACCURATE:
-        fits = drop <= best.key[0] and total_ps <= rules.budgets[0]
-    else:
-        fits = True
-    return fits and drop <= rules.max_drop * rules.samples + 1
+def _promises(goal, bar, front_ps, samples, total_ps, drop):
+    """Whether a design with at least this latency and this drop can still be better than the best so far, whose
+    key is ``bar``. True says nothing more."""
+    if goal == FASTEST:
+        return total_ps <= bar[0]
+    if goal == ACCURATE:
+        return drop <= bar[0]
+    if goal == FRONT:
+        return total_ps <= front_ps[drop + samples]
+    return True
 
 
 @numba.njit(cache=True, error_model="numpy")
