@@ -103,7 +103,10 @@ class _Run:
         return Outcome(self.exits, self.key, floor, proven, int(self.best.designs[0]), tuple(self.trace))
 
     def _take(self, exits: Exits) -> None:
-        self.exits, self.key = exits, tuple(part if isinstance(part, (int, float)) else part.item() for part in self.problem.key(exits))
+        self.exits, self.key = (
+            exits,
+            tuple(part if isinstance(part, (int, float)) else part.item() for part in self.problem.key(exits)),
+        )
         excess, *rest = self._bar()
         self.best.excess[0] = excess
         self.best.key[:] = rest

@@ -64,7 +64,9 @@ class Frontier:
         self._layers, self._best, self._improved = layers, best, improved
         lowest = (0.0, -(2**62), -(2**62), 0)
         self._heap: list[tuple[Floor, int, tuple[int, ...]]] = [
-            (lowest, index, ()) for index, layer in enumerate(layers) if layer.rules.max_exits and len(layer.bits.option)
+            (lowest, index, ())
+            for index, layer in enumerate(layers)
+            if layer.rules.max_exits and len(layer.bits.option)
         ]
         self._walks = {}
 
@@ -102,7 +104,9 @@ class Frontier:
         room = len(layer.bits.option)
         choices, excess, keys = np.empty(room, np.int64), np.empty(room), np.empty((room, 3), np.int64)
         count = floors(layer.bits, layer.rules, walk, self._best, choices, excess, keys)
-        for choice, over, key in zip(choices[:count].tolist(), excess[:count].tolist(), keys[:count].tolist(), strict=True):
+        for choice, over, key in zip(
+            choices[:count].tolist(), excess[:count].tolist(), keys[:count].tolist(), strict=True
+        ):
             heapq.heappush(self._heap, (max(above, (over, *key)), index, (*path, choice)))
 
     def _walk_down(self, index: int, deadline_s: float, clock: Callable[[], float]) -> bool:

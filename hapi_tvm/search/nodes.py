@@ -51,7 +51,8 @@ class Best(NamedTuple):
     excess: float64 [1], key: int64 [3], of ``key_of``; infinite at the start. path: int64 [K], its choices;
     exits: int64 [1], how many of them count, -1 for none. designs: int64 [1], how many were offered.
     front_ps, front_exits: int64 [2 N + 2], for FRONT: by drop + N, the least latency of a design with at most
-    that drop, and its exits; front_path: int32 [2 N + 2, K], its choices where the latency changes.
+    that drop, and its exits; front_path: int32 [2 N + 2, K], its choices where the latency changes. There,
+    ``exits`` only tells that something changed.
     """
 
     excess: np.ndarray
@@ -270,6 +271,7 @@ def take_front(rules, best, total_ps, drop, exits, path, choice):
         best.front_path[at, place] = path[place]
     if exits:
         best.front_path[at, exits - 1] = choice
+    best.exits[0] = exits
     while at < len(best.front_ps) and _ahead(rules, best, total_ps, at - rules.samples, exits):
         best.front_ps[at] = total_ps
         best.front_exits[at] = exits

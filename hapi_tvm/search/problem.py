@@ -133,8 +133,6 @@ def _check(instance: Instance, sla: SLA, space: Space) -> None:
         if kind not in known:
             raise SLAError(f"Space.kinds names {kind!r}; the tables have {', '.join(sorted(known))}")
     if space.option_bytes and len(space.option_bytes) != len(instance.options):
-        raise SLAError(
-            f"Space.option_bytes has {len(space.option_bytes)} sizes for {len(instance.options)} options"
-        )
+        raise SLAError(f"Space.option_bytes has {len(space.option_bytes)} sizes for {len(instance.options)} options")
     if missing := space.must - set(instance.candidate[_allowed(instance, space)].tolist()):
         raise SLAError(f"Space.must names candidate {min(missing)}, which has no branch of the kinds {space.kinds}")

@@ -88,9 +88,7 @@ def _histograms(leave: np.ndarray, arrivals: np.ndarray, place: int, exits: int)
     return histogram
 
 
-def _flips(
-    instance: Instance, right: np.ndarray, arrivals: np.ndarray, option: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _flips(instance: Instance, right: np.ndarray, arrivals: np.ndarray, option: int) -> tuple[np.ndarray, np.ndarray]:
     """Lost and gained, int64 [A] each, if the first 1, 2, ... A arrivals take the answer of ``option``."""
     backbone = instance.right[:, -1]
     change = np.cumsum(instance.right[arrivals, option].astype(np.int64) - right[arrivals])
