@@ -31,7 +31,7 @@ def exits_of(design: Design, calibration) -> list[tuple[int, float]]:
 )
 def test_a_design_keeps_its_sla_and_predicts_what_the_evaluator_says(sla):
     calibration, latency, graph = network(1, samples=1000, candidates=10)
-    design = search(calibration, latency, graph, sla, space=Space(grid=12))
+    design = search(calibration, latency, graph, sla, space=Space(grid=12), time_limit_s=300)
     exits = exits_of(design, calibration)
     assert design.predicted == evaluate(
         calibration, latency, exits, drop_confidence=sla.drop_confidence, latency_quantile=sla.latency_quantile
@@ -54,7 +54,7 @@ def test_a_design_keeps_its_sla_and_predicts_what_the_evaluator_says(sla):
 def test_early_exits_pay_on_a_likely_network():
     calibration, latency, graph = network(1, samples=1000, candidates=10)
     whole = evaluate(calibration, latency, [])
-    design = search(calibration, latency, graph, SLA(max_accuracy_drop=0.02))
+    design = search(calibration, latency, graph, SLA(max_accuracy_drop=0.02, max_exits=3), space=Space(grid=12))
     assert design.predicted.mean_us < 0.8 * whole.mean_us
 
 
@@ -153,8 +153,8 @@ def test_out_of_time_it_says_so_and_how_far_off_it_can_be(sla, ticks):
 
 def test_same_input_same_answer():
     made = network(4, samples=300, candidates=6)
-    sla = SLA(max_accuracy_drop=0.03)
-    assert search(*made, sla) == search(*made, sla)
+    sla = SLA(max_accuracy_drop=0.03, max_exits=3)
+    assert search(*made, sla, time_limit_s=300) == search(*made, sla, time_limit_s=300)
 
 
 def test_a_graph_of_another_network():
