@@ -218,7 +218,7 @@ def _pointless(bits, rules, walk, depth, choice):
     return (
         bits.candidate[choice] > bits.next_must[parent]
         or walk.node[depth, SIZE] + bits.size[choice] > rules.max_size
-        or (walk.fired[depth, choice] == 0 and not bits.must[choice] and not bits.stops[choice])
+        or (walk.fired[depth, choice] == 0 and not bits.must[choice])
     )
 
 
