@@ -91,10 +91,11 @@ def tuned_network(
     algorithms = _lowered(backbone, graph, weights, target, timings_s, dump_dir)
     tried = _tune(algorithms, target, database_dir, trials, seed, timings_s)
     with stage("choose", timings_s) as note:
-        tiles = choose(algorithms, tried, target, database_dir, measure=trials > 0)
+        schedules = best_schedules(kernels_to_tune(algorithms, tried), target, database_dir)
+        tiles = choose(algorithms, tried, schedules, target, database_dir, measure=trials > 0)
         network = algorithms.network(tiles)
         note(_told(tiles, len(algorithms.shapes)))
-    return TunedNetwork(network, best_schedules(network.kernels.values(), target, database_dir))
+    return TunedNetwork(network, {key: schedules[key] for key in network.kernels})
 
 
 def _lowered(
@@ -140,7 +141,7 @@ def _tune(
 
 
 def _told(tiles: Tiles, shapes: int) -> str:
-    """Such as "of 8 3x3 convolutions 2 by Winograd F(2x2), 1 by F(4x4)"."""
+    """Such as "of 8 shapes of 3x3 convolutions 2 by F(2x2,3x3), 1 by F(4x4,3x3)"."""
     count = Counter(tiles.values())
     parts = [f"{count[tile]} by F({tile}x{tile},3x3)" for tile in TILES]
     return f"of {shapes} shapes of 3x3 convolutions {', '.join(parts)}"

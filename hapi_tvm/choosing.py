@@ -31,7 +31,6 @@ from hapi_tvm.measuring import try_to_measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.passes.winograd import TILES, ConvolutionShape
 from hapi_tvm.targets import Target
-from hapi_tvm.tuning import best_schedules
 from hapi_tvm.turns import PlainNetwork, in_turns
 
 __all__ = ["choose", "kernels_to_tune", "worth_trying"]
@@ -82,14 +81,19 @@ def kernels_to_tune(algorithms: Algorithms, trials: Trials) -> list[Kernel]:
 
 
 def choose(
-    algorithms: Algorithms, trials: Trials, target: Target, database_dir: pathlib.Path | str, *, measure: bool
+    algorithms: Algorithms,
+    trials: Trials,
+    schedules: Mapping[str, Scheduled],
+    target: Target,
+    database_dir: pathlib.Path | str,
+    *,
+    measure: bool,
 ) -> Tiles:
     """The tiles to lower the network with; nothing where the direct sum is best everywhere.
 
-    What is on record for this network with the same schedules is not measured again. measure: False takes
-    that or nothing.
+    schedules: of ``kernels_to_tune``, by key. What is on record for this network with the same schedules is not
+    measured again. measure: False takes that or nothing.
     """
-    schedules = best_schedules(kernels_to_tune(algorithms, trials), target, database_dir)
     trials = _that_run(algorithms, trials, schedules)
     kernels = kernels_to_tune(algorithms, trials)
     schedules_key = digest({kernel.key: schedules[kernel.key].key for kernel in kernels})
