@@ -124,6 +124,7 @@ def manifest(
         "model": backbone.name,
         "model_hash": backbone.hash,
         "target": target.name,
+        "needed_flags": list(target.needed_flags),
         "input_shape": list(backbone.input_shape),
         "classes": backbone.classes,
         "exits": [
