@@ -74,4 +74,5 @@ def _flags_here() -> frozenset[str]:
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = (line.partition(":") for line in lines)
-    return frozenset(flag for name, _, value in fields if name.strip() in ("flags", "Features") for flag in value.split())
+    listed = (value.split() for name, _, value in fields if name.strip() in ("flags", "Features"))
+    return frozenset(flag for flags in listed for flag in flags)

@@ -27,8 +27,8 @@ class Layer:
 
 STAGES = (
     "calibration compiling costing dataset_files datasets exits features frontend_onnx frontend_torch heads "
-    "importing inplace kernel_check kernel_database kernels measuring network overheads reference reference_ops "
-    "training tuning verifying"
+    "importing inplace kernel_check kernel_database kernel_search kernels measuring network overheads reference "
+    "reference_ops training tuning verifying"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
