@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import tvm
 
 import hapi_tvm
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.exits import exit_graph
+from hapi_tvm.export_check import check_library
 from hapi_tvm.importing import Backbone
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.kernels import Kernel
@@ -21,11 +24,12 @@ from hapi_tvm.passes.attach_exits import BranchWeights
 from hapi_tvm.passes.pipeline import lower_everything
 from hapi_tvm.progress import bar, stage
 from hapi_tvm.records import ExitGraph, Option, PlacedExit
+from hapi_tvm.reference import logits_of
 from hapi_tvm.runtime import FORMAT
 from hapi_tvm.targets import Target
 from hapi_tvm.tuning import best_schedules, tune
 
-__all__ = ["CompiledBackbone", "compile_backbone", "lower_network", "manifest", "tuned_schedules"]
+__all__ = ["CompiledBackbone", "compile_backbone", "export_checked", "lower_network", "manifest", "tuned_schedules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ def compile_backbone(
     """Write ``library``: the whole network, tuned, with no exit; the network needs no place for one.
 
     trials: tuning budget over all kernels; what ``database_dir`` already holds counts.
-    ``timings_s`` has "lower", "tune" and "compile". Raises BuildError, TargetError.
+    ``timings_s`` has "lower", "tune" and "compile". Raises TargetError, and BuildError, also where the
+    library computes something else than the backbone does in torch; ``library`` is not written then.
     """
     timings_s: dict[str, float] = {}
     graph = replace(exit_graph(backbone, may_be_empty=True), candidates=())
@@ -59,9 +64,29 @@ def compile_backbone(
     )
     with stage("compile", timings_s) as note:
         compiled = compile_design(network.module, (), manifest(backbone, target), schedules, target)
-        compiled.export_library(str(library))
+        export_checked(compiled, library, backbone, network, schedules, target)
         note(f"{library.name}, {library.stat().st_size / 2**20:.1f} MiB")
     return CompiledBackbone(library, network, timings_s)
+
+
+def export_checked(
+    compiled: tvm.runtime.Executable,
+    library: pathlib.Path,
+    backbone: Backbone,
+    network: LoweredNetwork,
+    schedules: Mapping[str, Scheduled],
+    target: Target,
+) -> None:
+    """Write a compiled plain backbone, once its answer to one random image is that of the reference.
+
+    Raises BuildError, which names the kernels that compute something else, and leaves no ``library``.
+    """
+    image = np.random.default_rng(0).standard_normal(backbone.input_shape, dtype=np.float32)
+    with tempfile.TemporaryDirectory(prefix=".hapi-tvm-", dir=library.parent) as folder:
+        unchecked = pathlib.Path(folder) / library.name
+        compiled.export_library(str(unchecked))
+        check_library(unchecked, image, logits_of(backbone.module, image), network, schedules, target)
+        unchecked.replace(library)
 
 
 def lower_network(

@@ -29,7 +29,7 @@ from hapi_tvm.kernels import Kernel, kernel_key, workload
 from hapi_tvm.targets import Target
 from hapi_tvm.tvm_compat import FAILED_SECONDS, private_copy
 
-__all__ = ["EXHAUSTED", "KernelDatabase", "Measured", "Scheduled", "default", "plain", "replay", "target_folder"]
+__all__ = ["KernelDatabase", "Measured", "Scheduled", "default", "plain", "replay", "target_folder"]
 
 logger = logging.getLogger(__name__)
 

@@ -36,12 +36,12 @@ class KernelSearch:
     """Proposes schedules of one kernel that were not tried before: the target's default first, then
     what MetaSchedule finds. ``propose`` and ``learn`` take turns until ``propose`` returns nothing.
 
-    count: most candidates. An error in a rule or in the search ends the search, with a warning.
+    count: most candidates. ``stopped`` says why nothing more needs to be tried, ever. An error in a rule or in the search ends the search, with a warning.
     """
 
     def __init__(self, kernel: Kernel, count: int, seed: int, target: Target, database: KernelDatabase):
         self.kernel = kernel
-        self.gave_up: str | None = None
+        self.stopped: str | None = None
         self._remaining = count
         self._seed = seed
         self._target = target
@@ -79,8 +79,7 @@ class KernelSearch:
     ) -> list[tuple[str, str]]:
         """Take in what became of the last proposal; those that ran are in the database already.
 
-        Returns the keys of the schedules to drop, with the reason of each. ``gave_up`` is set once so many
-        failed that the search ends.
+        Returns the keys of the schedules to drop, with the reason of each.
         """
         failed = [
             (kernel_key(candidate.sch.mod["main"]), str(result.error_msg or "no time came back"))
@@ -121,9 +120,10 @@ class KernelSearch:
 
     def _search(self, cost_model: ms.cost_model.PyCostModel) -> list[ms.MeasureCandidate]:
         if self._context is None:
-            self._context = self._new_context()
-            spaces = self._context.generate_design_space()
-            self._context.pre_tuning(1 << 20, BATCH, spaces, self._database.tvm_database, cost_model)
+            context = self._new_context()
+            spaces = context.generate_design_space()
+            context.pre_tuning(1 << 20, BATCH, spaces, self._database.tvm_database, cost_model)
+            self._context = context
         limit = min(self._remaining, BATCH if self._fastest_s() < math.inf else FIRST_BATCH)
         # MetaSchedule proposes nothing twice in a session, but may propose what an earlier one tried.
         for _ in range(self._remaining + len(self._tried)):
@@ -153,8 +153,7 @@ class KernelSearch:
 
     def _learn_from_search(self, candidates, results, cost_model) -> None:
         if self._fastest_s() == math.inf:
-            self._done = True
-            self.gave_up = f"all of the first {len(candidates)} candidates failed"
+            self._stop(f"all of the first {len(candidates)} candidates failed")
             return
         if len(candidates) >= BATCH // 2 and self._fastest_s() > (1 - MINIMUM_GAIN) * self._before_s:
             self._stop(f"the last {len(candidates)} candidates brought less than {MINIMUM_GAIN:.0%}")
@@ -164,7 +163,7 @@ class KernelSearch:
 
     def _stop(self, reason: str) -> None:
         self._done = True
-        self._database.mark_exhausted(self.kernel, reason)
+        self.stopped = reason
 
     def _finish(self) -> list[ms.MeasureCandidate]:
         if self._context is not None:

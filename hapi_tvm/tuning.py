@@ -18,7 +18,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm import jsonl, tvm_compat
 from hapi_tvm.kernel_check import differences
-from hapi_tvm.kernel_database import EXHAUSTED, KernelDatabase, Scheduled, target_folder
+from hapi_tvm.kernel_database import KernelDatabase, Scheduled, target_folder
 from hapi_tvm.kernel_search import KernelSearch, seconds_of
 from hapi_tvm.kernels import Kernel, kernel_key
 from hapi_tvm.targets import Target
@@ -152,7 +152,7 @@ class _Session:
                     break
                 waiting.extend(search for search, _ in wave)
                 wave = following or self._next_wave(waiting)
-        self._conclude()
+        self._conclude(searches)
 
     def _next_wave(self, waiting: deque[KernelSearch]) -> list[Proposal]:
         """The proposals of the searches in front, which leave the queue; ``WAVE`` candidates or a few more."""
@@ -182,8 +182,6 @@ class _Session:
             for schedule_key, reason in search.learn(candidates, results, self._cost_model):
                 self._reject(search.kernel, schedule_key, reason)
                 self._count(search.kernel, None)
-            if search.gave_up is not None:
-                self._reject(search.kernel, EXHAUSTED, search.gave_up)
 
     def _run(self, candidate: ms.MeasureCandidate, artifact: ms.builder.BuilderResult):
         if artifact.error_msg is not None:
@@ -214,16 +212,18 @@ class _Session:
             self._database.reject(kernel, schedule_key, reason)
         self._failed = []
 
-    def _conclude(self) -> None:
+    def _conclude(self, searches: Sequence[KernelSearch]) -> None:
         if self._succeeded:
-            self._note_failures()
+            for search in searches:
+                if search.stopped is not None:
+                    self._database.mark_exhausted(search.kernel, search.stopped)
         elif self._failed:
             logger.warning(
                 "tuning ends: none of %d candidates could be built and run on %s, the last: %s; untuned "
                 "schedules serve, and the next build tries again",
                 self._done,
                 self._target.name,
-                next(reason for _, key, reason in reversed(self._failed) if key != EXHAUSTED),
+                self._failed[-1][2],
             )
 
 

@@ -26,8 +26,8 @@ class Layer:
 
 
 STAGES = (
-    "calibration compiling costing dataset_files datasets exits features frontend_onnx frontend_torch heads "
-    "importing inplace kernel_check kernel_database kernel_search kernels measuring network overheads reference "
+    "calibration compiling costing dataset_files datasets exits export_check features frontend_onnx frontend_torch "
+    "heads importing inplace kernel_check kernel_database kernel_search kernels measuring network overheads reference "
     "reference_ops training tuning verifying"
 )
 LAYERS = {
