@@ -17,7 +17,7 @@ from typing import Any
 import tvm
 
 import hapi_tvm
-from hapi_tvm.backbone_build import lower_network, manifest, tuned_schedules
+from hapi_tvm.backbone_build import check_answer, lower_network, manifest, tuned_schedules
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.costing import cost, schedules_hash
@@ -245,6 +245,7 @@ class _Run:
         )
         with self.folder.writing(name) as path:
             compiled.export_library(str(path))
+            check_answer(path, self.backbone, costs.network, costs.schedules, self.target)
         return self.folder.path(name).stat().st_size
 
     def _verify(
