@@ -17,7 +17,7 @@ from torch import nn
 from tvm.relax import VirtualMachine
 
 from hapi_tvm import targets
-from hapi_tvm.backbone_build import lower_network, tuned_schedules
+from hapi_tvm.backbone_build import tuned_network
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.errors import TargetError
 from hapi_tvm.exits import exit_graph
@@ -70,8 +70,8 @@ class Mixture(nn.Module):
         x = nn.functional.relu6(self.depthwise(x))
         x = self.point(x)
         x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
-        pooled = nn.functional.max_pool2d(x, 2) if min(x.shape[2:]) > 1 else x
-        return self.head(torch.cat([x.mean((2, 3)), pooled.amax((2, 3))], dim=1))
+        pooled = nn.functional.max_pool2d(x, 2)
+        return self.head(torch.cat([x.mean((2, 3)), pooled.mean((2, 3))], dim=1))
 
 
 def answers(model: nn.Module, size: int, target, folder) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +79,8 @@ def answers(model: nn.Module, size: int, target, folder) -> tuple[np.ndarray, np
     image = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 3, size, size), dtype=np.float32))
     backbone = import_model(model, image)
     graph = replace(exit_graph(backbone, may_be_empty=True), candidates=())
-    network = lower_network(backbone, graph, {}, target, {})
-    schedules = tuned_schedules(list(network.kernels.values()), target, folder, 0, 0, {})
-    machine = VirtualMachine(compile_design(network.module, (), {}, schedules, target), tvm.cpu())
+    tuned = tuned_network(backbone, graph, {}, target, folder, 0, 0, {})
+    machine = VirtualMachine(compile_design(tuned.network.module, (), {}, tuned.schedules, target), tvm.cpu())
     with torch.no_grad():
         expected = torch.softmax(model(image), dim=1).numpy()
     return machine["main"](tvm.runtime.tensor(image.numpy()))[0].numpy(), expected
