@@ -130,6 +130,10 @@ def test_depthwise_equals_torch(channels, lanes, size, kernel, stride, dilation,
         (64, 32, 8, 7, (), 1),
         (16, 32, 16, 9, ("bias",), 0),
         (128, 128, 16, 16, ("bias", "relu"), 1),
+        (24, 100, 10, 28, ("bias", "relu"), 1),
+        (100, 20, 10, 7, ("bias", "residual", "relu"), 1),
+        (32, 48, 4, 10, ("bias", "relu"), 1),
+        (16, 104, 8, 11, ("bias",), 1),
     ],
 )
 def test_winograd_equals_torch(inputs_, outputs, lanes, size, epilogue, padding, tile, threads):
