@@ -139,11 +139,15 @@ class KernelDatabase:
         """Every measured candidate of a kernel, the fastest first."""
         if kernel.key not in self._measured:
             module = workload(kernel.func)
-            records: list[ms.database.TuningRecord] = []
+            records = []
             if self.tvm_database.has_workload(module):
                 records = self.tvm_database.get_top_k(self.tvm_database.commit_workload(module), 1 << 20)
-            replayed = (_replayed(kernel, record) for record in records)
-            self._measured[kernel.key] = [item for item in replayed if item is not None]
+            medians = [statistics.median(map(float, record.run_secs)) for record in records]
+            self._measured[kernel.key] = [
+                Measured(replay(record), median_s)
+                for record, median_s in zip(records, medians, strict=True)
+                if median_s < FAILED_SECONDS
+            ]
         return sorted(self._measured[kernel.key], key=lambda item: item.median_s)
 
     def tried(self, kernel: Kernel) -> set[str]:
@@ -234,18 +238,6 @@ def default(kernel: Kernel, target: Target) -> Scheduled:
         return plain(kernel)
     func = schedule.mod["main"]
     return Scheduled(func, kernel_key(func), "default")
-
-
-def _replayed(kernel: Kernel, record: ms.database.TuningRecord) -> Measured | None:
-    """None for a failed candidate, and for a trace that no longer fits its kernel."""
-    median_s = statistics.median(map(float, record.run_secs))
-    if median_s >= FAILED_SECONDS:
-        return None
-    try:
-        return Measured(replay(record), median_s)
-    except Exception as error:  # ScheduleError, or whatever the instructions of a garbled trace raise
-        logger.warning("a record of kernel %s cannot be replayed and is left out: %s", kernel.name, error)
-        return None
 
 
 def replay(record: ms.database.TuningRecord) -> Scheduled:

@@ -36,8 +36,8 @@ class KernelSearch:
     """Proposes schedules of one kernel that were not tried before: the target's default first, then
     what MetaSchedule finds. ``propose`` and ``learn`` take turns until ``propose`` returns nothing.
 
-    count: most candidates. ``stopped`` says why nothing more needs to be tried, ever. An error in a rule
-    or in the search ends the search, with a warning.
+    count: most candidates. ``stopped`` says why nothing more needs to be tried, ever. An error in a rule or in
+    the search ends the search, with a warning.
     """
 
     def __init__(self, kernel: Kernel, count: int, seed: int, target: Target, database: KernelDatabase):

@@ -154,7 +154,7 @@ def test_where_nothing_works_the_untuned_schedules_serve_and_nothing_is_held_aga
 
 
 def test_where_nothing_works_tuning_ends_soon(tmp_path):
-    kernels = [kernel(f"sum {blocks}", samples.add_relu(blocks, 14)) for blocks in range(1, 31)]
+    kernels = [kernel(f"sum {blocks}", samples.add_relu(blocks, 14)) for blocks in range(1, 13)]
     seen, _ = tuned(NothingBuilds, kernels, tmp_path, 600)
     assert HOPELESS <= len(seen) <= HOPELESS + len(kernels)
 
@@ -183,7 +183,7 @@ def test_where_every_schedule_is_wrong_the_kernel_stays_as_it_is(tmp_path, caplo
     _, best = tuned(WrongSpace, [CONVOLUTION], tmp_path, 20)
     assert best[CONVOLUTION.key].origin == "plain"
     database = KernelDatabase(target_folder(tmp_path, HERE))
-    wrong = {folded(traced(CONVOLUTION.func), fold) for fold in FOLDS}
+    wrong = [folded(traced(CONVOLUTION.func), fold) for fold in FOLDS]
     assert {kernel_key(schedule.mod["main"]) for schedule in wrong} <= database.tried(CONVOLUTION)
     assert caplog.text.count("of kernel convolution is dropped: its output differs") == CHECKS
 
@@ -206,12 +206,12 @@ def test_a_default_that_was_out_of_time_gets_a_second_chance(tmp_path):
     assert best[SUM.key].origin == "default" and notes(tmp_path) == []
 
 
-def test_a_record_that_no_longer_fits_is_left_out(tmp_path, caplog):
+def test_a_record_whose_trace_no_longer_fits_is_set_aside(tmp_path, caplog):
     tuned(LlvmTarget, [SUM], tmp_path, FIRST_BATCH)
     path = target_folder(tmp_path, HERE) / "records.json"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line.replace('"root"', '"absent"') for line in lines) + "\n")
     database = KernelDatabase(target_folder(tmp_path, HERE))
     assert database.measured(SUM) == []
-    assert "a record of kernel sum cannot be replayed" in caplog.text
+    assert f"{len(lines)} broken lines moved" in caplog.text
     assert database.best(SUM, HERE).origin == "default"
