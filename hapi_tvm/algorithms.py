@@ -6,6 +6,7 @@ but for the algorithm, so a place in the chain is the same convolution, with the
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,8 +85,9 @@ class Algorithms:
             share for share, chain in zip(expected_reach(self._graph), self.direct.segments, strict=True) for _ in chain
         ]
         chains = [backbone_chain(network) for network in variants.values()]
+        shape_of = functools.cache(lambda key: _shape(self.direct.kernels[key]))
         return [
-            Place(index, _shape(self.direct.kernels[keys[0]]), reach[index])
+            Place(index, shape_of(keys[0]), reach[index])
             for index, keys in enumerate(zip(*chains, strict=True))
             if len(set(keys)) > 1
         ]
