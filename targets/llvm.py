@@ -14,6 +14,7 @@ from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
 from hapi_tvm.targets.forkserver_runner import ForkServerRunner
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
+from hapi_tvm.targets.rules.prefetch import PrefetchWeights
 
 __all__ = ["LlvmTarget", "llvm"]
 
@@ -48,6 +49,9 @@ class LlvmTarget:
 
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
         return cpu_default_schedule(func, self.vector_width, self.threads)
+
+    def finish(self, module: tvm.IRModule) -> tvm.IRModule:
+        return PrefetchWeights()(module)
 
 
 def usable_cores() -> int:
