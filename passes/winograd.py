@@ -94,8 +94,11 @@ def convolution_shapes(mod: tvm.IRModule) -> set[ConvolutionShape]:
 def transform_weight(weight: np.ndarray, tile: int) -> np.ndarray:
     """[O / v, C, 3, 3, v] to [(m + 2)^2, O / v, C, v]: what meets each place of an input tile."""
     matrix = np.array(_WEIGHT[tile])
-    transformed = np.einsum("ar,ocrsv,bs->abocv", matrix, weight.astype(np.float64), matrix, optimize=True)
-    return np.ascontiguousarray(transformed.reshape(-1, *transformed.shape[2:]), dtype=np.float32)
+    blocks, channels, rows, columns, lanes = weight.shape
+    places = weight.transpose(2, 3, 0, 1, 4).reshape(rows * columns, -1)
+    # G g G^T of every kernel at once, as one product of matrices.
+    transformed = np.kron(matrix, matrix) @ places.astype(np.float64)
+    return transformed.astype(np.float32).reshape(-1, blocks, channels, lanes)
 
 
 def winograd(data: te.Tensor, weight: te.Tensor, padding: Sequence[int], tile: int) -> te.Tensor:

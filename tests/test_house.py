@@ -26,9 +26,9 @@ class Layer:
 
 
 STAGES = (
-    "calibration compiling costing dataset_files datasets exits features frontend_onnx frontend_torch heads "
-    "importing inplace kernel_check kernel_database kernels measuring network overheads reference reference_ops "
-    "training tuning verifying"
+    "algorithms calibration choices choosing compiling costing dataset_files datasets exits features frontend_onnx "
+    "frontend_torch heads importing inplace kernel_check kernel_database kernels measuring network overheads "
+    "reference reference_ops training tuning turns verifying"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),

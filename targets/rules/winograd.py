@@ -36,6 +36,8 @@ STAGES = (
 # to fill the registers. Weights that do not stay in the second cache are read once, for all tiles.
 BLOCK_BYTES = 32 << 10
 RESIDENT_BYTES = 1 << 20
+import os
+UN=int(os.environ.get('UN','8'))
 MIN_TILES = 7
 MAX_FAMILIES = 8
 
@@ -124,18 +126,15 @@ def schedule_winograd(
         if "if_then_else" in str(schedule.get(block).body)
     ]
     output = _inline_output(schedule, stages, padding)
-    batch, block, place = _schedule_output(schedule, output, winograd.tile, tile.tiles)
+    batch, block, group, place = _schedule_output(schedule, output, winograd.tile, tile)
     _schedule_output_rows(schedule, stages["winograd_output_rows"], place)
-    product_loops, summed = _schedule_product(schedule, stages["winograd_product"], tile, block)
-    input_loops = _schedule_input(schedule, stages, block)
-    for pad in padding:
-        vectorise_last(schedule, pad, lanes)
-        parallelise_outer(schedule, schedule.get_loops(pad)[:3], threads)
+    summed = _schedule_product(schedule, stages["winograd_product"], tile, group)
+    channel = _schedule_input(schedule, stages, padding, block, lanes)
     if tile.tiles < winograd.tiles:
         parallelise_outer(schedule, [batch, block], threads)
     else:
-        for loops in (input_loops, product_loops, schedule.get_loops(output)[2:4]):
-            parallelise_outer(schedule, loops, threads)
+        parallelise_outer(schedule, [channel], threads)
+        parallelise_outer(schedule, [group], threads)
     # A decomposed reduction no longer counts as one, and TVM refuses to run its loops in parallel.
     schedule.decompose_reduction(stages["winograd_product"], summed)
 
@@ -156,19 +155,23 @@ def _inline_output(schedule: Schedule, stages: dict[str, SBlockRV], padding: lis
 
 
 def _schedule_output(
-    schedule: Schedule, output: SBlockRV, tile: int, tiles: int
-) -> tuple[LoopRV, LoopRV, LoopRV]:
-    """Returns the loops over images, blocks of tiles, and tiles of a block; the tile inside is unrolled."""
+    schedule: Schedule, output: SBlockRV, side: int, tile: WinogradTile
+) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
+    """Returns the loops over images, blocks of tiles, groups of channel blocks, and tiles of a block.
+
+    A tile, of ``side`` x ``side`` outputs, is unrolled.
+    """
     batch, channel, row, column, vector = schedule.get_loops(output)
-    row, row_in = schedule.split(row, [None, tile])
-    column, column_in = schedule.split(column, [None, tile])
+    row, row_in = schedule.split(row, [None, side])
+    column, column_in = schedule.split(column, [None, side])
     schedule.reorder(batch, row, column, channel, row_in, column_in, vector)
-    block, place = schedule.split(schedule.fuse(row, column), [None, tiles])
-    schedule.reorder(batch, block, channel, place)
+    block, place = schedule.split(schedule.fuse(row, column), [None, tile.tiles])
+    group, channel = schedule.split(channel, [None, tile.channels])
+    schedule.reorder(batch, block, group, channel, place)
     schedule.vectorize(vector)
     schedule.unroll(row_in)
     schedule.unroll(column_in)
-    return batch, block, place
+    return batch, block, group, place
 
 
 def _schedule_output_rows(schedule: Schedule, rows: SBlockRV, place: LoopRV) -> None:
@@ -181,28 +184,30 @@ def _schedule_output_rows(schedule: Schedule, rows: SBlockRV, place: LoopRV) -> 
 
 
 def _schedule_product(
-    schedule: Schedule, product: SBlockRV, tile: WinogradTile, block: LoopRV
-) -> tuple[list[LoopRV], LoopRV]:
-    """Returns the outer loops, which may run in parallel, and the reduction."""
-    schedule.compute_at(product, block, preserve_unit_loops=True)
-    *_, row, column, channel, place, vector, summed = schedule.get_loops(product)
-    channel, channel_tile = schedule.split(channel, [None, tile.channels])
+    schedule: Schedule, product: SBlockRV, tile: WinogradTile, group: LoopRV
+) -> LoopRV:
+    """Returns the reduction."""
+    schedule.compute_at(product, group, preserve_unit_loops=True)
+    *_, channel, place, vector, summed = schedule.get_loops(product)
     place, place_tile = schedule.split(place, [None, tile.columns])
-    schedule.reorder(row, column, channel, place, summed, channel_tile, place_tile, vector)
+    summed, unrolled = schedule.split(summed, [None, UN])
+    schedule.reorder(place, summed, unrolled, channel, place_tile, vector)
     schedule.vectorize(vector)
-    schedule.unroll(channel_tile)
-    schedule.unroll(place_tile)
+    for loop in (unrolled, channel, place_tile):
+        schedule.unroll(loop)
     copy = schedule.cache_write(product, 0, "global")
     schedule.reverse_compute_at(copy, place, preserve_unit_loops=True)
     *inner, vector = schedule.get_loops(copy)[-5:]
     schedule.vectorize(vector)
     for loop in inner:
         schedule.unroll(loop)
-    return [row, column, channel], summed
+    return summed
 
 
-def _schedule_input(schedule: Schedule, stages: dict[str, SBlockRV], block: LoopRV) -> list[LoopRV]:
-    """Returns the outer loops, over channel blocks and tiles; a tile is transformed in one piece."""
+def _schedule_input(
+    schedule: Schedule, stages: dict[str, SBlockRV], padding: list[SBlockRV], block: LoopRV, lanes: int
+) -> LoopRV:
+    """Returns the outer loop, over channel blocks; a tile is transformed in one piece."""
     transformed, rows = stages["winograd_input"], stages["winograd_input_rows"]
     schedule.compute_at(transformed, block, preserve_unit_loops=True)
     *_, row, column, channel, place, vector = schedule.get_loops(transformed)
@@ -214,4 +219,7 @@ def _schedule_input(schedule: Schedule, stages: dict[str, SBlockRV], block: Loop
         schedule.vectorize(loop)
     for loop in (row, column, row_in, column_in):
         schedule.unroll(loop)
-    return [channel, place]
+    for pad in padding:
+        schedule.compute_at(pad, channel, preserve_unit_loops=True)
+        vectorise_last(schedule, pad, lanes)
+    return channel
