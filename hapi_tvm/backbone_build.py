@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import tvm
 
 import hapi_tvm
@@ -16,6 +18,7 @@ from hapi_tvm.algorithms import Algorithms, Tiles, Trials
 from hapi_tvm.choosing import choose, kernels_to_tune, worth_trying
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.exits import exit_graph
+from hapi_tvm.export_check import check_library
 from hapi_tvm.importing import Backbone
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
@@ -24,11 +27,20 @@ from hapi_tvm.passes.pipeline import cut
 from hapi_tvm.passes.winograd import TILES
 from hapi_tvm.progress import bar, stage
 from hapi_tvm.records import ExitGraph, Option, PlacedExit
+from hapi_tvm.reference import logits_of
 from hapi_tvm.runtime import FORMAT
 from hapi_tvm.targets import Target
 from hapi_tvm.tuning import best_schedules, tune
 
-__all__ = ["CompiledBackbone", "TunedNetwork", "compile_backbone", "manifest", "tuned_network"]
+__all__ = [
+    "CompiledBackbone",
+    "TunedNetwork",
+    "check_answer",
+    "compile_backbone",
+    "export_checked",
+    "manifest",
+    "tuned_network",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,14 @@ class CompiledBackbone:
     library: pathlib.Path
     network: LoweredNetwork
     timings_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedNetwork:
+    """A network in its final algorithms. schedules: to use, by kernel key."""
+
+    network: LoweredNetwork
+    schedules: Mapping[str, Scheduled]
 
 
 def compile_backbone(
@@ -52,24 +72,42 @@ def compile_backbone(
     """Write ``library``: the whole network, tuned, with no exit; the network needs no place for one.
 
     trials: tuning budget over all kernels; what ``database_dir`` already holds counts.
-    ``timings_s`` has "lower", "tune", "choose" and "compile". Raises BuildError, TargetError.
+    ``timings_s`` has "lower", "tune", "choose" and "compile". Raises TargetError, and BuildError, also where the
+    library computes something else than the backbone does in torch; ``library`` is not written then.
     """
     timings_s: dict[str, float] = {}
     graph = replace(exit_graph(backbone, may_be_empty=True), candidates=())
     tuned = tuned_network(backbone, graph, {}, target, pathlib.Path(database_dir), trials, seed, timings_s)
     with stage("compile", timings_s) as note:
         compiled = compile_design(tuned.network.module, (), manifest(backbone, target), tuned.schedules, target)
-        compiled.export_library(str(library))
+        export_checked(compiled, library, backbone, tuned, target)
         note(f"{library.name}, {library.stat().st_size / 2**20:.1f} MiB")
     return CompiledBackbone(library, tuned.network, timings_s)
 
 
-@dataclass(frozen=True, slots=True)
-class TunedNetwork:
-    """A network in its final algorithms. schedules: to use, by kernel key."""
+def export_checked(
+    compiled: tvm.runtime.Executable,
+    library: pathlib.Path,
+    backbone: Backbone,
+    tuned: TunedNetwork,
+    target: Target,
+) -> None:
+    """Write a compiled plain backbone, once its answer to one random image is that of the reference.
 
-    network: LoweredNetwork
-    schedules: Mapping[str, Scheduled]
+    Raises BuildError, which names the kernels that compute something else, and leaves no ``library``.
+    """
+    with tempfile.TemporaryDirectory(prefix=".hapi-tvm-", dir=library.parent) as folder:
+        unchecked = pathlib.Path(folder) / library.name
+        compiled.export_library(str(unchecked))
+        check_answer(unchecked, backbone, tuned, target)
+        unchecked.replace(library)
+
+
+def check_answer(library: pathlib.Path, backbone: Backbone, tuned: TunedNetwork, target: Target) -> None:
+    """Raise BuildError unless the end of the backbone, in a library with exits or without, answers one random
+    image as the reference does; see ``export_check``."""
+    image = np.random.default_rng(0).standard_normal(backbone.input_shape, dtype=np.float32)
+    check_library(library, image, logits_of(backbone.module, image), tuned.network, tuned.schedules, target)
 
 
 def tuned_network(
@@ -158,6 +196,7 @@ def manifest(
         "model": backbone.name,
         "model_hash": backbone.hash,
         "target": target.name,
+        "needed_flags": list(target.needed_flags),
         "input_shape": list(backbone.input_shape),
         "classes": backbone.classes,
         "exits": [

@@ -17,7 +17,7 @@ from typing import Any
 import tvm
 
 import hapi_tvm
-from hapi_tvm.backbone_build import TunedNetwork, manifest, tuned_network
+from hapi_tvm.backbone_build import TunedNetwork, check_answer, manifest, tuned_network
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.costing import cost, schedules_hash
@@ -246,6 +246,7 @@ class _Run:
         )
         with self.folder.writing(name) as path:
             compiled.export_library(str(path))
+            check_answer(path, self.backbone, costs.tuned, self.target)
         return self.folder.path(name).stat().st_size
 
     def _verify(
@@ -308,13 +309,14 @@ class _Costs:
 
     @property
     def network(self) -> LoweredNetwork:
-        return self._tuned_network().network
+        return self.tuned.network
 
     @property
     def schedules(self) -> Mapping[str, Scheduled]:
-        return self._tuned_network().schedules
+        return self.tuned.schedules
 
-    def _tuned_network(self) -> TunedNetwork:
+    @property
+    def tuned(self) -> TunedNetwork:
         if self._tuned is None:
             run, settings = self._run, self._run.settings
             self._tuned = tuned_network(

@@ -25,6 +25,10 @@ class Target(Protocol):
     @property
     def tvm_target(self) -> tvm.target.Target: ...
 
+    @property
+    def needed_flags(self) -> tuple[str, ...]:
+        """Flags of /proc/cpuinfo that a processor must show to run what is compiled; () for other devices."""
+
     def device(self) -> tvm.runtime.Device: ...
 
     def builder(self) -> tvm.s_tir.meta_schedule.builder.PyBuilder:

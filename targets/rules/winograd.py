@@ -36,8 +36,8 @@ STAGES = (
 # to fill the registers. Weights that do not stay in the second cache are read once, for all tiles.
 BLOCK_BYTES = 32 << 10
 RESIDENT_BYTES = 1 << 20
-import os
-UN=int(os.environ.get('UN','8'))
+# Summed channels in one piece: their weights and inputs are addressed by constants.
+UNROLLED_CHANNELS = 8
 MIN_TILES = 7
 MAX_FAMILIES = 8
 
@@ -128,7 +128,7 @@ def schedule_winograd(
     output = _inline_output(schedule, stages, padding)
     batch, block, group, place = _schedule_output(schedule, output, winograd.tile, tile)
     _schedule_output_rows(schedule, stages["winograd_output_rows"], place)
-    summed = _schedule_product(schedule, stages["winograd_product"], tile, group)
+    summed = _schedule_product(schedule, stages["winograd_product"], winograd, tile, group)
     channel = _schedule_input(schedule, stages, padding, block, lanes)
     if tile.tiles < winograd.tiles:
         parallelise_outer(schedule, [batch, block], threads)
@@ -184,13 +184,13 @@ def _schedule_output_rows(schedule: Schedule, rows: SBlockRV, place: LoopRV) -> 
 
 
 def _schedule_product(
-    schedule: Schedule, product: SBlockRV, tile: WinogradTile, group: LoopRV
+    schedule: Schedule, product: SBlockRV, winograd: Winograd, tile: WinogradTile, group: LoopRV
 ) -> LoopRV:
     """Returns the reduction."""
     schedule.compute_at(product, group, preserve_unit_loops=True)
     *_, channel, place, vector, summed = schedule.get_loops(product)
     place, place_tile = schedule.split(place, [None, tile.columns])
-    summed, unrolled = schedule.split(summed, [None, UN])
+    summed, unrolled = schedule.split(summed, [None, divisors(winograd.inputs, UNROLLED_CHANNELS)[-1]])
     schedule.reorder(place, summed, unrolled, channel, place_tile, vector)
     schedule.vectorize(vector)
     for loop in (unrolled, channel, place_tile):
