@@ -18,6 +18,7 @@ import os
 import pathlib
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,6 +39,7 @@ from hapi_tvm.passes.cut_segments import segment_name
 from hapi_tvm.passes.pipeline import lower_everything
 from hapi_tvm.progress import set_up_logging
 from hapi_tvm.records import ExitGraph
+from hapi_tvm.runtime import Artifact
 from hapi_tvm.targets import Target
 from hapi_tvm.tuning import best_schedules, tune
 
@@ -80,13 +82,15 @@ def build(backbone: Backbone, target: Target, folder: pathlib.Path, database: pa
 
 def in_sequence(lowered: tvm.IRModule, segments: int) -> tvm.IRModule:
     """``lowered`` with a ``main`` that calls all its segments, with the signature of one without exits."""
-    builder = relax.BlockBuilder(tvm.IRModule(dict(lowered.functions_items()), attrs=lowered.attrs))
-    names = {var.name_hint: var for var in builder.get().get_global_vars()}
-    x = relax.Var("x", lowered[segment_name(0)].params[0].ty)
+    kernels = {var: f for var, f in lowered.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
+    builder = relax.BlockBuilder(tvm.IRModule(kernels, attrs=lowered.attrs))
+    names = [segment_name(index) for index in range(segments)]
+    chain = [builder.add_func(lowered[name], name) for name in names]
+    x = relax.Var("x", lowered[names[0]].params[0].ty)
     with builder.function("main", [x]):
         value = x
-        for index in range(segments):
-            value = builder.emit(relax.Call(names[segment_name(index)], [value]))
+        for segment in chain:
+            value = builder.emit(relax.Call(segment, [value]))
         probabilities, confidence = (builder.emit(relax.TupleGetItem(value, field)) for field in (0, 1))
         builder.emit_func_output(relax.Tuple([probabilities, relax.const(0, "int32"), confidence]))
     return builder.finalize()
@@ -117,7 +121,7 @@ def time_pair(pair: Pair, pixels: np.ndarray, rounds: int) -> dict[str, Any]:
     }
 
 
-def _call(artifact: hapi.Artifact, pixels: np.ndarray):
+def _call(artifact: Artifact, pixels: np.ndarray) -> Callable[[], object]:
     inputs = artifact.prepare(pixels)
     return lambda: artifact.run(*inputs)
 
