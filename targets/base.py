@@ -42,3 +42,9 @@ class Target(Protocol):
 
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
         """A good schedule without any trial; None where the kernel is best left as it is."""
+
+    def finish(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Scheduled kernels as they are compiled, among other functions: the device's last rewrites.
+
+        ``builder`` applies the same to candidates.
+        """

@@ -17,6 +17,7 @@ from hapi_tvm.processor import flags_of, missing_flags
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
 from hapi_tvm.targets.forkserver_runner import ForkServerRunner
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
+from hapi_tvm.targets.rules.prefetch import PrefetchWeights
 
 __all__ = ["LlvmTarget", "llvm"]
 
@@ -62,6 +63,9 @@ class LlvmTarget:
 
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
         return cpu_default_schedule(func, self.vector_width, self.threads)
+
+    def finish(self, module: tvm.IRModule) -> tvm.IRModule:
+        return PrefetchWeights()(module)
 
 
 def usable_cores() -> int:
