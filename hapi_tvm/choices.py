@@ -65,7 +65,7 @@ def _parsed(value: Any) -> Choice | None:
         rows = [(_shape(line), _times(line), line["tile"]) for line in value["shapes"]]
         hashes = value["network"], value["schedules"]
         valid = all(isinstance(text, str) for text in hashes) and all(
-            tile == DIRECT or tile in row for _, row, tile in rows
+            (not row or DIRECT in row) and (tile == DIRECT or tile in row) for _, row, tile in rows
         )
     except (TypeError, KeyError, ValueError):
         return None

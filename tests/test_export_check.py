@@ -10,7 +10,7 @@ import torch
 from tvm import te, topi
 
 from hapi_tvm import backbone_build, targets
-from hapi_tvm.backbone_build import compile_backbone, export_checked, lower_network, manifest, tuned_schedules
+from hapi_tvm.backbone_build import compile_backbone, export_checked, manifest, tuned_network
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.errors import BuildError
 from hapi_tvm.exits import exit_graph
@@ -25,22 +25,18 @@ TARGET = targets.llvm()
 
 
 @pytest.fixture(scope="module")
-def network():
+def network(tmp_path_factory):
+    """A model, its backbone, and the backbone's kernels with their default schedules."""
     model = families.resnet(blocks=1, width=16)
     backbone = import_model(model, torch.zeros(1, 3, 16, 16))
     graph = replace(exit_graph(backbone, may_be_empty=True), candidates=())
-    return model, backbone, lower_network(backbone, graph, {}, TARGET, {})
+    return model, backbone, tuned_network(backbone, graph, {}, TARGET, tmp_path_factory.mktemp("database"), 0, 0, {})
 
 
-@pytest.fixture
-def schedules(network, tmp_path):
-    return tuned_schedules(list(network[2].kernels.values()), TARGET, tmp_path / "database", 0, 0, {})
-
-
-def export(network, schedules, path):
-    _, backbone, lowered = network
-    compiled = compile_design(lowered.module, (), manifest(backbone, TARGET), schedules, TARGET)
-    export_checked(compiled, path, backbone, lowered, schedules, TARGET)
+def export(network, tuned, path):
+    _, backbone, _ = network
+    compiled = compile_design(tuned.network.module, (), manifest(backbone, TARGET), tuned.schedules, TARGET)
+    export_checked(compiled, path, backbone, tuned, TARGET)
 
 
 def zeros_like(func):
@@ -50,21 +46,22 @@ def zeros_like(func):
     return te.create_prim_func([*arguments, topi.full(output, "float32", 0.0)])
 
 
-def test_right_schedules_are_exported_and_answer_as_torch_does(network, schedules, tmp_path):
-    export(network, schedules, tmp_path / "backbone.so")
+def test_right_schedules_are_exported_and_answer_as_torch_does(network, tmp_path):
+    export(network, network[2], tmp_path / "backbone.so")
     image = np.random.default_rng(3).standard_normal((1, 3, 16, 16), dtype=np.float32)
     with torch.no_grad():
         expected = torch.softmax(network[0](torch.from_numpy(image)), dim=1)[0]
     found = load(tmp_path / "backbone.so").predict(image).probabilities
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert {path.name for path in tmp_path.iterdir()} == {"backbone.so", "database"}
+    assert {path.name for path in tmp_path.iterdir()} == {"backbone.so"}
 
 
 @pytest.mark.parametrize("place", [1, 3])
-def test_a_wrong_schedule_is_named_and_nothing_is_written(network, schedules, tmp_path, place):
-    kernel = list(network[2].kernels.values())[place]
+def test_a_wrong_schedule_is_named_and_nothing_is_written(network, tmp_path, place):
+    tuned = network[2]
+    kernel = list(tuned.network.kernels.values())[place]
     func = zeros_like(kernel.func)
-    wrong = schedules | {kernel.key: Scheduled(func, kernel_key(func), "tuned")}
+    wrong = replace(tuned, schedules=tuned.schedules | {kernel.key: Scheduled(func, kernel_key(func), "tuned")})
     with pytest.raises(BuildError) as caught:
         export(network, wrong, tmp_path / "backbone.so")
     message = str(caught.value)
@@ -73,13 +70,13 @@ def test_a_wrong_schedule_is_named_and_nothing_is_written(network, schedules, tm
     assert not (tmp_path / "backbone.so").exists()
 
 
-def test_a_pass_that_is_wrong_is_told_from_a_kernel(network, schedules, tmp_path):
+def test_a_pass_that_is_wrong_is_told_from_a_kernel(network, tmp_path):
     """The library of another network with the same shapes: every kernel is right, the answer is not."""
-    _, backbone, lowered = network
+    _, backbone, tuned = network
     other = import_model(families.resnet(blocks=1, width=16, seed=1), torch.zeros(1, 3, 16, 16))
-    compiled = compile_design(lowered.module, (), manifest(backbone, TARGET), schedules, TARGET)
+    compiled = compile_design(tuned.network.module, (), manifest(backbone, TARGET), tuned.schedules, TARGET)
     with pytest.raises(BuildError, match="a pass or the memory plan is wrong"):
-        export_checked(compiled, tmp_path / "backbone.so", other, lowered, schedules, TARGET)
+        export_checked(compiled, tmp_path / "backbone.so", other, tuned, TARGET)
 
 
 def test_compile_backbone_checks(network, tmp_path, monkeypatch):

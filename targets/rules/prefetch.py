@@ -199,7 +199,7 @@ def _fetches(nest: _Nest, stream: _Stream) -> list[tuple[int, tirx.Stmt]]:
 
 
 def _reuse(nest: _Nest, stream: _Stream) -> int | None:
-    """How many runs of the nest in a row read the same weights; None if all do."""
+    """How many runs of the nest in a row read the same weights; None if all of several do."""
     start, runs = stream.at({}), 1
     for loop in reversed(nest.outer):
         if _depends(stream.offset, loop):
@@ -207,7 +207,7 @@ def _reuse(nest: _Nest, stream: _Stream) -> int | None:
                 if stream.at({loop: number}) != start:
                     return runs * number
         runs *= int(loop.extent)
-    return None
+    return None if runs > 1 else 1
 
 
 def _iteration(loops: Sequence[For], index: int) -> dict[For, int]:

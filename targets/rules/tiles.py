@@ -72,7 +72,8 @@ def tile_families(convolution: Convolution, lanes: int, threads: int) -> list[Ti
     return families[:MAX_FAMILIES]
 
 
-def _limit(convolution: Convolution, lanes: int) -> int:
+def accumulator_limit(convolution: Convolution, lanes: int) -> int:
+    """Most accumulators of a tile: a 1x1 convolution has registers to spare, for it reads one input at a time."""
     limit = max_accumulators(lanes)
     blocked = convolution.pointwise and not convolution.plain
     return MAX_POINTWISE_ACCUMULATORS if blocked and limit > ENOUGH_ACCUMULATORS else limit

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import kernel_samples as samples
 import numpy as np
@@ -25,7 +26,7 @@ def scheduled(func: tirx.PrimFunc, threads: int = 1) -> tvm.IRModule:
     return cpu_default_schedule(workload(func)["main"], 16, threads).mod
 
 
-def weight_lines(stmt: tirx.Stmt, values: dict[str, int], weight: tirx.Var) -> Iterator[tuple[str, int]]:
+def weight_lines(stmt: tirx.Stmt, values: dict[tirx.Var, int], weight: tirx.Var) -> Iterator[tuple[str, int]]:
     """("fetch" or "use", line of the weights), in the order of execution: the loops, interpreted."""
     if isinstance(stmt, tirx.SeqStmt):
         for part in stmt.seq:
@@ -33,10 +34,10 @@ def weight_lines(stmt: tirx.Stmt, values: dict[str, int], weight: tirx.Var) -> I
     elif isinstance(stmt, tirx.For):
         vectorised = stmt.kind == tirx.ForKind.VECTORIZED  # its first and last element name all its lines
         for number in {0, int(stmt.extent) - 1} if vectorised else range(int(stmt.extent)):
-            yield from weight_lines(stmt.body, values | {stmt.loop_var.name: number}, weight)
+            yield from weight_lines(stmt.body, values | {stmt.loop_var: number}, weight)
     elif isinstance(stmt, SBlockRealize):
         inner = {
-            var.var.name: evaluated(value, values)
+            var.var: evaluated(value, values)
             for var, value in zip(stmt.block.iter_vars, stmt.iter_values, strict=True)
         }
         for read in stmt.block.reads:
@@ -50,8 +51,18 @@ def weight_lines(stmt: tirx.Stmt, values: dict[str, int], weight: tirx.Var) -> I
             yield "fetch", line(weight, [evaluated(index, values) for index in load.indices])
 
 
-def evaluated(value: tirx.PrimExpr, values: dict[str, int]) -> int:
-    return eval(str(value), {"__builtins__": {}}, values)
+def evaluated(value: tirx.PrimExpr, values: dict[tirx.Var, int]) -> int:
+    variables, formula = compiled(value)
+    return formula(*(values[var] for var in variables))
+
+
+@functools.lru_cache(maxsize=None)
+def compiled(value: tirx.PrimExpr) -> tuple[list[tirx.Var], Callable[..., int]]:
+    """The variables of an expression, and the expression as a function of them. Names of variables may repeat."""
+    variables = list(tirx.analysis.undefined_vars(value, []))
+    names = [tirx.Var(f"v{index}", var.ty.dtype) for index, var in enumerate(variables)]
+    (renamed,) = tirx.IndexMap(variables, [value], None).map_indices(names)
+    return variables, eval(f"lambda {', '.join(var.name for var in names)}: {renamed}", {"__builtins__": {}})
 
 
 def line(buffer: tirx.Var, indices: list[int]) -> int:
