@@ -56,7 +56,7 @@ def evaluated(value: tirx.PrimExpr, values: dict[tirx.Var, int]) -> int:
     return formula(*(values[var] for var in variables))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(value: tirx.PrimExpr) -> tuple[list[tirx.Var], Callable[..., int]]:
     """The variables of an expression, and the expression as a function of them. Names of variables may repeat."""
     variables = list(tirx.analysis.undefined_vars(value, []))
