@@ -54,10 +54,11 @@ class CompiledBackbone:
 
 @dataclass(frozen=True, slots=True)
 class TunedNetwork:
-    """A network in its final algorithms. schedules: to use, by kernel key."""
+    """A network in its final algorithms. schedules: to use, by kernel key. tiles: of what Winograd computes."""
 
     network: LoweredNetwork
     schedules: Mapping[str, Scheduled]
+    tiles: Tiles
 
 
 def compile_backbone(
@@ -133,7 +134,7 @@ def tuned_network(
         tiles = choose(algorithms, tried, schedules, target, database_dir, measure=trials > 0)
         network = algorithms.network(tiles)
         note(_told(tiles, len(algorithms.shapes)))
-    return TunedNetwork(network, {key: schedules[key] for key in network.kernels})
+    return TunedNetwork(network, {key: schedules[key] for key in network.kernels}, tiles)
 
 
 def _lowered(

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What cutting costs: a classifier cut at all its candidates, with no branch, against the same one uncut.
 
-Both are lowered apart from each other, and compiled with the same schedules; every convolution is summed
-directly. The cut module's ``main`` calls one segment after the other. Each thread count gets a process,
+Both are lowered apart from each other, with the algorithms and schedules that tuning chose for the uncut one.
+The cut module's ``main`` calls one segment after the other. Each thread count gets a process,
 which checks that both answer the same and times them in turns. JSON on stdout, progress on stderr.
 
 ``ratio`` is the cut module's time over the uncut one's, of the medians; ``kernels_differ`` counts the
@@ -29,19 +29,20 @@ from tvm import relax
 import hapi_tvm as hapi
 from bench_models import MODELS, Model, classifier, export_onnx, image
 from bench_runtimes import environment, other_cores, time_in_turns
-from hapi_tvm.backbone_build import manifest
+from hapi_tvm.algorithms import Algorithms, Tiles
+from hapi_tvm.backbone_build import manifest, tuned_network
 from hapi_tvm.compiling import compile_design, compile_module
 from hapi_tvm.exits import exit_graph
 from hapi_tvm.importing import Backbone
-from hapi_tvm.network import LoweredNetwork, read_network
+from hapi_tvm.network import LoweredNetwork
+from hapi_tvm.passes import pipeline
 from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.passes.cut_segments import segment_name
-from hapi_tvm.passes.pipeline import lower_everything
 from hapi_tvm.progress import set_up_logging
 from hapi_tvm.records import ExitGraph
 from hapi_tvm.runtime import Artifact
 from hapi_tvm.targets import Target
-from hapi_tvm.tuning import best_schedules, tune
+from hapi_tvm.tuning import best_schedules
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,10 @@ class Pair:
 def build(backbone: Backbone, target: Target, folder: pathlib.Path, database: pathlib.Path, trials: int) -> Pair:
     """trials: tuning budget over all kernels."""
     graph = replace(exit_graph(backbone), kinds=())
-    cut = _lowered(backbone, graph, target)
-    uncut = _lowered(backbone, replace(graph, candidates=()), target)
-    kernels = list((cut.kernels | uncut.kernels).values())
-    tune(kernels, target, database, trials, seed=0)
-    schedules = best_schedules(kernels, target, database)
+    tuned = tuned_network(backbone, replace(graph, candidates=()), {}, target, database, trials, 0, {})
+    uncut = tuned.network
+    cut = _cut_network(backbone, graph, tuned.tiles, target)
+    schedules = best_schedules((cut.kernels | uncut.kernels).values(), target, database)
 
     about = manifest(backbone, target)
     chained = AttachManifest(json.dumps(about))(in_sequence(cut.module, len(cut.segments)))
@@ -96,10 +96,10 @@ def in_sequence(lowered: tvm.IRModule, segments: int) -> tvm.IRModule:
     return builder.finalize()
 
 
-def _lowered(backbone: Backbone, graph: ExitGraph, target: Target) -> LoweredNetwork:
+def _cut_network(backbone: Backbone, graph: ExitGraph, tiles: Tiles, target: Target) -> LoweredNetwork:
     tensors = [candidate.tensor for candidate in graph.candidates]
-    module = lower_everything(backbone.module, tensors, {}, target.tvm_target, target.vector_width)
-    return read_network(module, graph)
+    pieces = pipeline.cut(backbone.module, tensors, {}, target.tvm_target, target.vector_width)
+    return Algorithms(pieces, graph, target.tvm_target).network(tiles)
 
 
 def _calls(network: LoweredNetwork) -> Counter[str]:
