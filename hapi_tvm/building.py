@@ -17,7 +17,7 @@ from typing import Any
 import tvm
 
 import hapi_tvm
-from hapi_tvm.backbone_build import lower_network, manifest, tuned_schedules
+from hapi_tvm.backbone_build import TunedNetwork, check_answer, manifest, tuned_network
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.costing import cost, schedules_hash
@@ -25,6 +25,7 @@ from hapi_tvm.datasets import Dataset, Split, check_dataset
 from hapi_tvm.exits import exit_graph
 from hapi_tvm.hashing import digest
 from hapi_tvm.importing import Backbone
+from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.progress import stage
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option
@@ -245,6 +246,7 @@ class _Run:
         )
         with self.folder.writing(name) as path:
             compiled.export_library(str(path))
+            check_answer(path, self.backbone, costs.tuned, self.target)
         return self.folder.path(name).stat().st_size
 
     def _verify(
@@ -302,32 +304,33 @@ class _Costs:
         self._weights = weights
         settings = run.settings
         self._key = digest("latency", graph, branches_key, settings.trials, settings.measure_budget, settings.seed)
-        self._network: LoweredNetwork | None = None
-        self._schedules = None
+        self._tuned: TunedNetwork | None = None
         self._needed: set[str] = set()
 
     @property
     def network(self) -> LoweredNetwork:
-        if self._network is None:
-            run = self._run
-            self._network = lower_network(
-                run.backbone, self._graph, self._weights, run.target, run.timings_s, run.dump_dir("network")
-            )
-        return self._network
+        return self.tuned.network
 
     @property
-    def schedules(self):
-        if self._schedules is None:
+    def schedules(self) -> Mapping[str, Scheduled]:
+        return self.tuned.schedules
+
+    @property
+    def tuned(self) -> TunedNetwork:
+        if self._tuned is None:
             run, settings = self._run, self._run.settings
-            self._schedules = tuned_schedules(
-                list(self.network.kernels.values()),
+            self._tuned = tuned_network(
+                run.backbone,
+                self._graph,
+                self._weights,
                 run.target,
                 settings.database_dir,
                 settings.trials,
                 settings.seed,
                 run.timings_s,
+                run.dump_dir("network"),
             )
-        return self._schedules
+        return self._tuned
 
     def table(self) -> LatencyTable:
         """The stored table, or a new one under the measuring budget."""

@@ -114,7 +114,7 @@ def main():
 )
 @click.option("--target", type=click.Choice(["llvm"]), default="llvm", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor; this machine's unless given.")
+@click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; this machine's unless given.")
 @_sla_options
 @click.option(
     "--trials",

@@ -22,7 +22,8 @@ TIMEOUT_S = 60.0
 def differences(pairs: Sequence[tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]], target: Target) -> list[str | None]:
     """For each (unscheduled, scheduled): None where they agree, else what is wrong, a crash included."""
     calls = [
-        (workload(plain), workload(scheduled), target.tvm_target, buffer_shapes(plain)) for plain, scheduled in pairs
+        (workload(plain), target.finish(workload(scheduled)), target.tvm_target, buffer_shapes(plain))
+        for plain, scheduled in pairs
     ]
     outcomes = shared_server().map(
         largest_difference, calls, TIMEOUT_S, workers=2, environment=runtime_environment(target.threads)

@@ -12,11 +12,11 @@ else: what was measured is measured.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import pathlib
 import re
 import statistics
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,11 @@ from hapi_tvm.kernels import Kernel, kernel_key, workload
 from hapi_tvm.targets import Target
 from hapi_tvm.tvm_compat import FAILED_SECONDS, private_copy
 
-__all__ = ["KernelDatabase", "Measured", "Scheduled", "default", "replay", "target_folder"]
+__all__ = ["KernelDatabase", "Measured", "Scheduled", "default", "plain", "replay", "target_folder"]
 
+logger = logging.getLogger(__name__)
+
+# In place of a schedule's key: nothing more is to be tried for the kernel.
 EXHAUSTED = "exhausted"
 MARGIN = 0.03
 
@@ -130,6 +133,7 @@ class KernelDatabase:
         checked = jsonl.read_repaired(folder / "checked.jsonl", _is_note)
         self._checked = {(note["kernel"], note["schedule"]) for note in checked}
         self._measured: dict[str, list[Measured]] = {}
+        self._defaults: dict[str, Scheduled] = {}
 
     def measured(self, kernel: Kernel) -> list[Measured]:
         """Every measured candidate of a kernel, the fastest first."""
@@ -175,6 +179,14 @@ class KernelDatabase:
         note = {"kernel": kernel.key, "schedule": schedule_key, "reason": reason}
         jsonl.append(self._folder / "rejected.jsonl", note)
 
+    def reject_searched(self, kernel: Kernel, target: Target, reason: str) -> None:
+        """Reject every schedule on record, save the target's default and those whose numbers were checked."""
+        kept = self._rejected_keys(kernel.key) | {self._default(kernel, target).key}
+        for item in self.measured(kernel):
+            key = item.scheduled.key
+            if key not in kept and not self.checked(kernel, key):
+                self.reject(kernel, key, reason)
+
     def mark_exhausted(self, kernel: Kernel, reason: str) -> None:
         self.reject(kernel, EXHAUSTED, reason)
 
@@ -185,6 +197,11 @@ class KernelDatabase:
         self._checked.add((kernel.key, schedule_key))
         jsonl.append(self._folder / "checked.jsonl", {"kernel": kernel.key, "schedule": schedule_key})
 
+    def _default(self, kernel: Kernel, target: Target) -> Scheduled:
+        if kernel.key not in self._defaults:
+            self._defaults[kernel.key] = default(kernel, target)
+        return self._defaults[kernel.key]
+
     def best(self, kernel: Kernel, target: Target) -> Scheduled:
         """The fastest schedule on record; without one the target's default, or the kernel as it is.
 
@@ -193,7 +210,9 @@ class KernelDatabase:
         """
         rejected = self._rejected_keys(kernel.key)
         usable = [item for item in self.measured(kernel) if item.scheduled.key not in rejected]
-        fallback = default(kernel, target, rejected)
+        fallback = self._default(kernel, target)
+        if fallback.key in rejected:
+            fallback = plain(kernel)
         if not usable:
             return fallback
         default_s = next((item.median_s for item in usable if item.scheduled.key == fallback.key), math.inf)
@@ -201,15 +220,24 @@ class KernelDatabase:
         return fastest.scheduled if fastest.median_s < (1 - MARGIN) * default_s else fallback
 
 
-def default(kernel: Kernel, target: Target, rejected: Set[str] = frozenset()) -> Scheduled:
-    """The target's rule without trials, unless it was rejected; else the kernel as it is."""
-    schedule = target.default_schedule(workload(kernel.func)["main"])
-    if schedule is not None:
-        func = schedule.mod["main"]
-        key = kernel_key(func)
-        if key not in rejected:
-            return Scheduled(func, key, "default")
+def plain(kernel: Kernel) -> Scheduled:
+    """The kernel as it is."""
     return Scheduled(kernel.func, kernel.key, "plain")
+
+
+def default(kernel: Kernel, target: Target) -> Scheduled:
+    """The target's rule without trials; the kernel as it is where the rule has nothing, or raises."""
+    try:
+        schedule = target.default_schedule(workload(kernel.func)["main"])
+    # A mistake in one rule must not end a build; it surfaces as any type that TVM or the rule raises.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}"
+        logger.warning("kernel %s gets no schedule by %s's default rule: %s", kernel.name, target.name, reason)
+        return plain(kernel)
+    if schedule is None:
+        return plain(kernel)
+    func = schedule.mod["main"]
+    return Scheduled(func, kernel_key(func), "default")
 
 
 def replay(record: ms.database.TuningRecord) -> Scheduled:

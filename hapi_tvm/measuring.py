@@ -20,7 +20,7 @@ from hapi_tvm.records import KernelLatency, median_error
 from hapi_tvm.targets import Target
 from hapi_tvm.targets.forkserver_builder import remove_library
 
-__all__ = ["MIN_REPEAT_MS", "latency", "measure"]
+__all__ = ["MIN_REPEAT_MS", "latency", "measure", "try_to_measure"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,25 @@ def measure(
     Raises BuildError naming the kernels that failed twice, after all others were measured.
     """
     unique = {kernel.key: kernel for kernel in kernels}
+    found, failures = try_to_measure(kernels, target, database_dir, repeats, on_kernel)
+    if failures:
+        listed = "; ".join(f"{unique[key].name} ({key}): {reason}" for key, reason in failures.items())
+        raise BuildError(
+            f"{len(failures)} of {len(unique)} kernels could not be measured on {target.name}: {listed}. "
+            f"Remove {target_folder(database_dir, target)} to tune them anew, or report the kernel"
+        )
+    return found
+
+
+def try_to_measure(
+    kernels: Sequence[Kernel],
+    target: Target,
+    database_dir: pathlib.Path | str,
+    repeats: int = 30,
+    on_kernel: Callable[[KernelLatency, int, int], None] | None = None,
+) -> tuple[dict[str, KernelLatency], dict[str, str]]:
+    """As ``measure``; beside the latencies, why kernels failed, by key, instead of an error."""
+    unique = {kernel.key: kernel for kernel in kernels}
     folder = target_folder(database_dir, target)
     with jsonl.locked(folder):
         database = KernelDatabase(folder)
@@ -56,13 +75,7 @@ def measure(
             waiting = [kernel for kernel in unique.values() if kernel.key not in samples]
             failures = {}
             _measure_all(waiting, scheduled, target, repeats, folder / FILE, samples, failures, on_kernel)
-    if failures:
-        listed = "; ".join(f"{unique[key].name} ({key}): {reason}" for key, reason in failures.items())
-        raise BuildError(
-            f"{len(failures)} of {len(unique)} kernels could not be measured on {target.name}: {listed}. "
-            f"Remove {folder} to tune them anew, or report the kernel"
-        )
-    return {key: latency(unique[key], samples[key]) for key in unique}
+    return {key: latency(unique[key], samples[key]) for key in unique if key in samples}, failures
 
 
 def latency(kernel: Kernel, samples_us: Sequence[float]) -> KernelLatency:

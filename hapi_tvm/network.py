@@ -53,8 +53,7 @@ def read_network(module: tvm.IRModule, graph: ExitGraph) -> LoweredNetwork:
             keys.append(key)
         return tuple(keys)
 
-    shares = [0.0, *(candidate.flops_share for candidate in graph.candidates)]
-    segments = tuple(chain(segment_name(i), 1.0 - share / 2) for i, share in enumerate(shares))
+    segments = tuple(chain(segment_name(i), reach) for i, reach in enumerate(expected_reach(graph)))
     placed = min(1.0, _EXPECTED_EXITS / max(1, len(graph.options)))
     branches = tuple(chain(exit_name(option), placed) for option in graph.options)
     kernels = {key: Kernel(key, name, functions[name], weights[key]) for key, name in names.items()}
@@ -62,6 +61,11 @@ def read_network(module: tvm.IRModule, graph: ExitGraph) -> LoweredNetwork:
 
 
 _EXPECTED_EXITS = 4
+
+
+def expected_reach(graph: ExitGraph) -> tuple[float, ...]:
+    """Of each segment, before the search: the share of samples that get there, as ``read_network`` guesses it."""
+    return tuple(1.0 - share / 2 for share in (0.0, *(candidate.flops_share for candidate in graph.candidates)))
 
 
 def _called_kernels(function: relax.Function) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import tvm
 from tvm import relax
@@ -104,6 +105,11 @@ class TorchReference:
                 tensor = tensor.contiguous(memory_format=self._format)
             self._constants[expr] = tensor
         return self._constants[expr]
+
+
+def logits_of(module: tvm.IRModule, image: np.ndarray) -> np.ndarray:
+    """What a backbone's ``main`` makes of one image, float32 [1, C, H, W]: its logits [1, K]."""
+    return TorchReference(module).run(torch.from_numpy(image))[RESULT].numpy()
 
 
 def _stacked(parts: Sequence[Tensors]) -> Tensors:

@@ -16,6 +16,7 @@ import tvm_ffi
 from tvm.relax import VirtualMachine
 
 from hapi_tvm.errors import ArtifactError
+from hapi_tvm.processor import missing_flags
 
 __all__ = ["Answer", "Artifact", "load"]
 
@@ -109,7 +110,11 @@ class Artifact:
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
-    """Load ``model.so``. Raises ArtifactError for a file that is missing, no library, or none of ours."""
+    """Load ``model.so``.
+
+    Raises ArtifactError for a file that is missing, no library, none of ours, or compiled for instructions
+    that this processor lacks.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
@@ -125,6 +130,11 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         raise ArtifactError(f"{path}: a library, but it carries no hapi_tvm manifest") from error
     if found != FORMAT:
         raise ArtifactError(f"{path}: manifest of format {found}; this version reads {FORMAT}: build it again")
+    if missing := missing_flags(manifest.get("needed_flags", ())):
+        raise ArtifactError(
+            f"{path}: compiled for {manifest['target']}, with instructions that this processor lacks: "
+            f"{', '.join(missing)}. Build it for this processor, or for any with mcpu='generic'"
+        )
     return Artifact(path, machine, manifest)
 
 

@@ -7,9 +7,11 @@ is on disk as soon as it was measured, so a killed run goes on where it was.
 from __future__ import annotations
 
 import logging
-import math
 import pathlib
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tvm.s_tir import meta_schedule as ms
@@ -17,23 +19,21 @@ from tvm.s_tir import meta_schedule as ms
 from hapi_tvm import jsonl, tvm_compat
 from hapi_tvm.kernel_check import differences
 from hapi_tvm.kernel_database import KernelDatabase, Scheduled, target_folder
-from hapi_tvm.kernels import Kernel, kernel_key, workload
+from hapi_tvm.kernel_search import KernelSearch, seconds_of
+from hapi_tvm.kernels import Kernel, kernel_key
 from hapi_tvm.targets import Target
 from hapi_tvm.targets.forkserver_builder import remove_library
 
 __all__ = ["Kernel", "Trial", "best_schedules", "kernel_key", "split_trials", "tune"]
 
 logger = logging.getLogger(__name__)
-# MetaSchedule reports every step of its search as INFO.
-search_logger = logging.getLogger("hapi_tvm.tuning.search")
-search_logger.setLevel(logging.WARNING)
 
-# A kernel's own share is small, so a batch seldom holds more; it is built in parallel.
-BATCH = 16
-# TVM's default population of 512 takes 12 to 28 s of search a round (0.27.0.post1, 2 cores).
-POPULATION = 64
-# A kernel is done once a batch, of which half or more was new, makes it faster by less than this share.
-MINIMUM_GAIN = 0.01
+Proposal = tuple[KernelSearch, list[ms.MeasureCandidate]]
+
+# Candidates that are built together: enough to keep the cores busy, few enough to lose to a kill.
+WAVE = 32
+# So many failures and no success: the compiler or the machine is at fault, not the candidates.
+HOPELESS = 24
 # Times that a wrong schedule gives way to the next best before the kernel falls back to its default.
 CHECKS = 3
 
@@ -79,8 +79,9 @@ def tune(
     """Spend up to ``trials`` candidates on ``kernels``; the results are in the database.
 
     The first trial of a kernel is the target's default schedule, so that tuning never loses to it.
-    A candidate that fails to build or run is one lost trial. on_trial: called after each.
-    Raises TargetError where this TVM cannot tune.
+    A candidate that fails to build or run is one lost trial, and one that computes wrong numbers is dropped,
+    as is a rule that raises: ``best_schedules`` has a schedule for every kernel in any case. on_trial:
+    called after each. Raises TargetError where this TVM cannot tune.
     """
     if trials <= 0 or not kernels:
         return
@@ -96,10 +97,12 @@ def tune(
         if any(wanted):
             tvm_compat.check_versions()
             tvm_compat.import_tensor_intrin()
-            session = _Session(target, database, sum(wanted), on_trial)
-            for index, (kernel, count) in enumerate(zip(kernels, wanted, strict=True)):
-                if count:
-                    session.tune_kernel(kernel, count, seed + index + 1)
+            searches = [
+                KernelSearch(kernel, count, seed + index + 1, target, database)
+                for index, (kernel, count) in enumerate(zip(kernels, wanted, strict=True))
+                if count
+            ]
+            _Session(target, database, sum(wanted), on_trial).run(searches)
         _check_numbers(kernels, target, database)
 
 
@@ -112,7 +115,11 @@ def best_schedules(kernels: Iterable[Kernel], target: Target, database_dir: path
 
 
 class _Session:
-    """One tuning run: what all kernels of it share."""
+    """One tuning run: what all kernels of it share.
+
+    Kernels take turns in waves: a wave is built in parallel while the next one is searched, and then run,
+    one candidate after the other on a machine that does nothing else.
+    """
 
     def __init__(
         self,
@@ -126,93 +133,55 @@ class _Session:
         self._total = total
         self._on_trial = on_trial
         self._done = 0
+        self._succeeded = False
+        self._failed: list[tuple[Kernel, str, str]] = []
         self._builder = target.builder()
         self._runner = target.runner()
         self._cost_model = ms.cost_model.XGBModel(num_tuning_cores=1)
 
-    def tune_kernel(self, kernel: Kernel, count: int, seed: int) -> None:
-        """Try ``count`` schedules that were not tried before, or as many as the space has.
+    def run(self, searches: Sequence[KernelSearch]) -> None:
+        """Try what the searches propose, until they propose nothing more."""
+        waiting = deque(searches)
+        with ThreadPoolExecutor(max_workers=1) as other_thread:
+            wave = self._next_wave(waiting)
+            while wave:
+                building = other_thread.submit(self._build, wave)
+                following = self._next_wave(waiting)
+                self._measure(wave, building.result())
+                if not self._succeeded and len(self._failed) >= HOPELESS:
+                    break
+                waiting.extend(search for search, _ in wave)
+                wave = following or self._next_wave(waiting)
+        self._conclude(searches)
 
-        Stops for good where a batch brings less than ``MINIMUM_GAIN``.
-        """
-        tried = self._database.tried(kernel)
-        remaining = count - self._try_default(kernel, tried)
-        if remaining <= 0:
-            return
-        context = self._context(kernel, seed)
-        spaces = context.generate_design_space()
-        context.pre_tuning(1 << 20, BATCH, spaces, self._database.tvm_database, self._cost_model)
-        # MetaSchedule proposes nothing twice in a session, but may propose what an earlier one tried.
-        for _ in range(remaining + len(tried)):
-            candidates = list(context.generate_measure_candidates() or [])
-            if not candidates:
-                self._database.mark_exhausted(kernel, "the search found no further candidate")
-                break
-            fresh = self._fresh(candidates, tried, remaining)
-            if not fresh:
-                continue
-            before_s = self._fastest_s(kernel)
-            results = self._measure(kernel, fresh)
-            if len(fresh) >= BATCH // 2 and self._fastest_s(kernel) > (1 - MINIMUM_GAIN) * before_s:
-                reason = f"the last {len(fresh)} candidates brought less than {MINIMUM_GAIN:.0%}"
-                self._database.mark_exhausted(kernel, reason)
-                break
-            context.notify_runner_results(fresh, results)
-            self._cost_model.update(context, fresh, results)
-            remaining -= len(fresh)
-            if remaining <= 0:
-                break
-        context.post_tuning()
+    def _next_wave(self, waiting: deque[KernelSearch]) -> list[Proposal]:
+        """The proposals of the searches in front, which leave the queue; ``WAVE`` candidates or a few more."""
+        wave: list[Proposal] = []
+        while waiting and sum(len(candidates) for _, candidates in wave) < WAVE:
+            search = waiting.popleft()
+            candidates = search.propose(self._cost_model)
+            if candidates:
+                wave.append((search, candidates))
+        return wave
 
-    def _context(self, kernel: Kernel, seed: int) -> ms.TuneContext:
-        return ms.TuneContext(
-            workload(kernel.func),
-            target=self._target.tvm_target,
-            space_generator=self._target.space(kernel.func),
-            search_strategy=ms.search_strategy.EvolutionarySearch(
-                population_size=POPULATION, init_min_unmeasured=BATCH, genetic_num_iters=1
-            ),
-            task_name=kernel.name,
-            rand_state=seed,
-            num_threads=1,
-            logger=search_logger,
-        )
-
-    def _try_default(self, kernel: Kernel, tried: set[str]) -> int:
-        """Measure the target's default schedule first. Returns the number of trials spent, 0 or 1."""
-        schedule = self._target.default_schedule(workload(kernel.func)["main"])
-        if schedule is None:
-            return 0
-        arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
-        fresh = self._fresh([ms.MeasureCandidate(schedule, arguments)], tried, 1)
-        self._measure(kernel, fresh)
-        return len(fresh)
-
-    def _fastest_s(self, kernel: Kernel) -> float:
-        """Infinite where nothing ran yet."""
-        return min((item.median_s for item in self._database.measured(kernel)), default=math.inf)
-
-    @staticmethod
-    def _fresh(candidates: list[ms.MeasureCandidate], tried: set[str], limit: int) -> list[ms.MeasureCandidate]:
-        """Up to ``limit`` candidates that are not in ``tried``, and adds them to it."""
-        fresh = []
-        for candidate in candidates:
-            key = kernel_key(candidate.sch.mod["main"])
-            if key not in tried and len(fresh) < limit:
-                tried.add(key)
-                fresh.append(candidate)
-        return fresh
-
-    def _measure(self, kernel: Kernel, candidates: list[ms.MeasureCandidate]) -> list[ms.runner.RunnerResult]:
-        """Build all, then run one after the other; each result is stored before the next candidate runs."""
+    def _build(self, wave: Sequence[Proposal]) -> list[ms.builder.BuilderResult]:
         target = self._target.tvm_target
-        built = self._builder.build([ms.builder.BuilderInput(item.sch.mod, target) for item in candidates])
-        results = []
-        for candidate, artifact in zip(candidates, built, strict=True):
-            result = self._run(candidate, artifact)
-            self._store(kernel, candidate, result)
-            results.append(result)
-        return results
+        candidates = (candidate for _, candidates in wave for candidate in candidates)
+        return list(self._builder.build([ms.builder.BuilderInput(item.sch.mod, target) for item in candidates]))
+
+    def _measure(self, wave: Sequence[Proposal], built: Sequence[ms.builder.BuilderResult]) -> None:
+        """Run the candidates of a wave; what was measured is on disk before the next one runs."""
+        artifacts = iter(built)
+        for search, candidates in wave:
+            results = []
+            for candidate in candidates:
+                results.append(self._run(candidate, next(artifacts)))
+                if seconds := seconds_of(results[-1]):
+                    self._database.add(search.kernel, candidate, seconds, self._target)
+                    self._count(search.kernel, statistics.median(seconds) * 1e6)
+            for schedule_key, reason in search.learn(candidates, results, self._cost_model):
+                self._reject(search.kernel, schedule_key, reason)
+                self._count(search.kernel, None)
 
     def _run(self, candidate: ms.MeasureCandidate, artifact: ms.builder.BuilderResult):
         if artifact.error_msg is not None:
@@ -225,24 +194,45 @@ class _Session:
         finally:
             remove_library(path)
 
-    def _store(self, kernel: Kernel, candidate: ms.MeasureCandidate, result: ms.runner.RunnerResult) -> None:
-        seconds = [float(value) for value in result.run_secs or ()]
-        measured = bool(seconds) and max(seconds) < tvm_compat.FAILED_SECONDS
-        if measured:
-            self._database.add(kernel, candidate, seconds, self._target)
-        else:
-            reason = str(result.error_msg or "no time came back")
-            logger.debug("a candidate of %s failed: %s", kernel.name, reason)
-            self._database.reject(kernel, kernel_key(candidate.sch.mod["main"]), reason)
+    def _count(self, kernel: Kernel, median_us: float | None) -> None:
         self._done += 1
+        self._succeeded |= median_us is not None
         if self._on_trial is not None:
-            median_us = sorted(seconds)[len(seconds) // 2] * 1e6 if measured else None
             self._on_trial(Trial(kernel, median_us, self._done, self._total))
+
+    def _reject(self, kernel: Kernel, schedule_key: str, reason: str) -> None:
+        """Note a failure, once anything has run: until then it may be the machine's and not the candidate's."""
+        logger.debug("a candidate of %s failed: %s", kernel.name, reason)
+        self._failed.append((kernel, schedule_key, reason))
+        if self._succeeded:
+            self._note_failures()
+
+    def _note_failures(self) -> None:
+        for kernel, schedule_key, reason in self._failed:
+            self._database.reject(kernel, schedule_key, reason)
+        self._failed = []
+
+    def _conclude(self, searches: Sequence[KernelSearch]) -> None:
+        if self._succeeded:
+            for search in searches:
+                if search.stopped is not None:
+                    self._database.mark_exhausted(search.kernel, search.stopped)
+        elif self._failed:
+            logger.warning(
+                "tuning ends: none of %d candidates could be built and run on %s, the last: %s; untuned "
+                "schedules serve, and the next build tries again",
+                self._done,
+                self._target.name,
+                self._failed[-1][2],
+            )
 
 
 def _check_numbers(kernels: Sequence[Kernel], target: Target, database: KernelDatabase) -> None:
-    """Compare each kernel's best schedule with the unscheduled kernel, once; reject those that differ."""
-    for _ in range(CHECKS):
+    """Compare each kernel's best schedule with the unscheduled kernel, once; reject those that differ.
+
+    After ``CHECKS`` wrong ones the default's turn comes, and after that one, the kernel's as it is.
+    """
+    for attempt in range(CHECKS + 2):
         best = {kernel.key: database.best(kernel, target) for kernel in kernels}
         unchecked = [
             kernel
@@ -256,6 +246,8 @@ def _check_numbers(kernels: Sequence[Kernel], target: Target, database: KernelDa
             key = best[kernel.key].key
             if difference is None:
                 database.mark_checked(kernel, key)
-            else:
-                logger.warning("schedule %s of kernel %s is dropped: %s", key, kernel.name, difference)
-                database.reject(kernel, key, difference)
+                continue
+            logger.warning("schedule %s of kernel %s is dropped: %s", key, kernel.name, difference)
+            database.reject(kernel, key, difference)
+            if attempt + 1 >= CHECKS:
+                database.reject_searched(kernel, target, f"{CHECKS} others of this kernel were wrong")

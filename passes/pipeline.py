@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import tvm
 from tvm import relax
@@ -16,6 +17,7 @@ from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.route import Route
+from hapi_tvm.passes.winograd import ConvolutionShape
 from hapi_tvm.records import Option
 
 
@@ -30,22 +32,43 @@ def lower_everything(
     """The backbone with every candidate branch, as segments and branches made of kernels.
 
     tensors: the variable of each candidate. weights: of each option, as AttachExits takes them.
-    dump_dir: where to write the IR after each pass.
+    dump_dir: where to write the IR after each pass. Every convolution is summed directly.
     """
+    return lower_pieces(cut(backbone, tensors, weights, target, vector_width, dump_dir), target, dump_dir=dump_dir)
+
+
+def cut(
+    backbone: tvm.IRModule,
+    tensors: Sequence[str],
+    weights: Mapping[Option, BranchWeights],
+    target: tvm.target.Target,
+    vector_width: int,
+    dump_dir: pathlib.Path | None = None,
+) -> tvm.IRModule:
+    """The first half of ``lower_everything``: segments and branches made of operators, in their layouts."""
     return _run(
         [
             # One over-provisioned function.
             AttachExits(tensors, weights),
             # Layouts, chosen before cutting: what crosses a cut stays blocked.
             BlockedLayout(vector_width),
-            # Functions, then kernels.
+            # Functions.
             CutSegments(len(tensors), list(weights)),
-            LowerSegments(),
         ],
         backbone,
         target,
         dump_dir,
     )
+
+
+def lower_pieces(
+    pieces: tvm.IRModule,
+    target: tvm.target.Target,
+    winograd_tiles: Mapping[ConvolutionShape, int] = MappingProxyType({}),
+    dump_dir: pathlib.Path | None = None,
+) -> tvm.IRModule:
+    """The second half: what ``cut`` returns, made of kernels. winograd_tiles: as LowerSegments takes them."""
+    return _run([LowerSegments(winograd_tiles)], pieces, target, dump_dir)
 
 
 def assemble(

@@ -25,6 +25,10 @@ class Target(Protocol):
     @property
     def tvm_target(self) -> tvm.target.Target: ...
 
+    @property
+    def needed_flags(self) -> tuple[str, ...]:
+        """Flags of /proc/cpuinfo that a processor must show to run what is compiled; () for other devices."""
+
     def device(self) -> tvm.runtime.Device: ...
 
     def builder(self) -> tvm.s_tir.meta_schedule.builder.PyBuilder:
@@ -38,3 +42,9 @@ class Target(Protocol):
 
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
         """A good schedule without any trial; None where the kernel is best left as it is."""
+
+    def finish(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Scheduled kernels as they are compiled, among other functions: the device's last rewrites.
+
+        ``builder`` applies the same to candidates.
+        """

@@ -16,6 +16,7 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm.targets.forkserver import shared_server
+from hapi_tvm.targets.rules.prefetch import PrefetchWeights
 
 __all__ = ["ForkServerBuilder", "compile_library", "remove_library"]
 
@@ -33,7 +34,7 @@ def _link(output: str, objects: Sequence[str], options: Sequence[str] | None = N
 def compile_library(mod: tvm.IRModule, target: tvm.target.Target, path: str) -> str:
     """Compile to a shared library at ``path``, in a folder that exists, and return the path."""
     mod = tvm.s_tir.transform.RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
-    library = tvm.tirx.build(mod, target=target)
+    library = tvm.tirx.build(PrefetchWeights()(mod), target=target)
     if shutil.which("ld"):
         library.export_library(path, fcompile=_link)
     else:

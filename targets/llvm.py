@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -11,18 +13,27 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.target import codegen
 
 from hapi_tvm.errors import TargetError
+from hapi_tvm.processor import flags_of, missing_flags
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
 from hapi_tvm.targets.forkserver_runner import ForkServerRunner
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
+from hapi_tvm.targets.rules.prefetch import PrefetchWeights
 
 __all__ = ["LlvmTarget", "llvm"]
+
+logger = logging.getLogger(__name__)
+
+VECTOR_WIDTHS = (4, 8, 16)
+GENERIC = "generic"
+# Where LLVM's name of this machine promises what the machine lacks (a virtual one may hide instructions).
+BASELINES = ("x86-64-v4", "x86-64-v3", "x86-64-v2", GENERIC)
 
 
 @dataclass(frozen=True, slots=True)
 class LlvmTarget:
     """A ``Target``: this machine's CPU, with ``threads`` threads.
 
-    mcpu: LLVM's name of the processor. vector_width: float32 lanes.
+    mcpu: LLVM's name of the processor. vector_width: float32 lanes, which channel blocks and tiles go by.
     """
 
     name: str
@@ -32,7 +43,11 @@ class LlvmTarget:
 
     @property
     def tvm_target(self) -> tvm.target.Target:
-        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads})
+        return _tvm_target(self.mcpu, self.threads)
+
+    @property
+    def needed_flags(self) -> tuple[str, ...]:
+        return flags_of(_features(self.mcpu))
 
     def device(self) -> tvm.runtime.Device:
         return tvm.cpu(0)
@@ -49,42 +64,93 @@ class LlvmTarget:
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
         return cpu_default_schedule(func, self.vector_width, self.threads)
 
+    def finish(self, module: tvm.IRModule) -> tvm.IRModule:
+        return PrefetchWeights()(module)
+
 
 def usable_cores() -> int:
     """Logical processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _vector_width(target: tvm.target.Target) -> int:
+def _tvm_target(mcpu: str, threads: int = 1) -> tvm.target.Target:
+    return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": threads})
+
+
+def _features(mcpu: str) -> frozenset[str]:
+    """What LLVM may use when it compiles for a processor, in LLVM's names."""
+    return frozenset(str(name) for name in codegen.llvm_get_cpu_features(_tvm_target(mcpu)))
+
+
+def _vector_width(mcpu: str) -> int:
     """float32 lanes: 16 with AVX-512, 8 with AVX2, else 4."""
-    with target:
-        for feature, lanes in (("avx512f", 16), ("avx2", 8)):
-            if codegen.llvm_cpu_has_features(feature):
-                return lanes
-    return 4
+    features = _features(mcpu)
+    return 16 if "avx512f" in features else 8 if "avx2" in features else 4
+
+
+def _known_processors() -> list[str]:
+    """What LLVM knows for this machine's architecture, without processors that lack its 64-bit mode."""
+    with tvm.target.Target({"kind": "llvm"}):
+        known = sorted(str(name) for name in codegen.llvm_get_cpu_archlist())
+    if not str(codegen.llvm_get_system_triple()).startswith("x86_64"):
+        return known
+    return [name for name in known if name == GENERIC or "64bit" in _features(name)]
 
 
 def _check_mcpu(mcpu: str) -> None:
-    with tvm.target.Target({"kind": "llvm"}):
-        known = sorted(str(name) for name in codegen.llvm_get_cpu_archlist())
+    known = _known_processors()
     if mcpu not in known:
-        near = difflib.get_close_matches(mcpu, known, n=5) or known[:5]
+        near = difflib.get_close_matches(mcpu, known, n=5)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
         raise TargetError(
-            f"mcpu={mcpu!r} is none of the {len(known)} processors that LLVM knows for this machine, "
-            f"such as {', '.join(near)}; leave mcpu out to take the one of this machine"
+            f"mcpu={mcpu!r} is none of the {len(known)} processors that LLVM knows for this machine: {hint}"
+            f"leave mcpu out to take the one of this machine, or give mcpu={GENERIC!r} for any machine of its "
+            f"kind. Known are {', '.join(known)}"
+        )
+    if missing := missing_flags(flags_of(_features(mcpu))):
+        raise TargetError(
+            f"mcpu={mcpu!r} has instructions that this machine lacks, and kernels are run here: "
+            f"{', '.join(missing)}. Leave mcpu out, or take mcpu={_runnable(BASELINES)!r}, which runs here"
         )
 
 
-def llvm(threads: int = 1, mcpu: str | None = None) -> LlvmTarget:
-    """The CPU of this machine. threads: 1 up to its cores. mcpu: None takes the processor found.
+def _runnable(names: Sequence[str]) -> str:
+    """The first of ``names`` that LLVM knows and this machine can run."""
+    known = _known_processors()
+    return next(name for name in names if name in known and not missing_flags(flags_of(_features(name))))
 
-    Raises TargetError for threads out of range, or a processor that LLVM does not know.
+
+def _this_processor() -> str:
+    found = str(codegen.llvm_get_system_cpu())
+    chosen = _runnable((found, *BASELINES))
+    if chosen != found:
+        logger.warning("LLVM takes this processor for %s, which it is not in full: mcpu=%s serves", found, chosen)
+    return chosen
+
+
+def llvm(threads: int = 1, mcpu: str | None = None, vector_width: int | None = None) -> LlvmTarget:
+    """The CPU of this machine. threads: 1 up to its cores.
+
+    mcpu: LLVM's name of the processor; None takes the one found, "generic" the least of its architecture
+    (SSE2 on x86-64, NEON on AArch64: 4 lanes), for a library that is to run on any such machine.
+    vector_width: float32 lanes, 4, 8 or 16; None takes those of ``mcpu``'s widest registers.
+
+    Raises TargetError for threads or a width out of range, and for a processor that LLVM does not know or
+    whose instructions this machine lacks.
     """
     cores = usable_cores()
     if not 1 <= threads <= cores:
         raise TargetError(f"threads={threads} must lie in 1..{cores}, the cores that this process may use")
+    if vector_width is not None and vector_width not in VECTOR_WIDTHS:
+        widths = ", ".join(map(str, VECTOR_WIDTHS))
+        raise TargetError(
+            f"vector_width={vector_width!r} must be one of {widths} float32 lanes; leave it out to take the processor's"
+        )
     if mcpu is None:
-        mcpu = str(codegen.llvm_get_system_cpu())
-    _check_mcpu(mcpu)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": threads})
-    return LlvmTarget(f"llvm {mcpu} threads={threads}", mcpu, threads, _vector_width(target))
+        mcpu = _this_processor()
+    else:
+        _check_mcpu(mcpu)
+    name = f"llvm {mcpu} threads={threads}"
+    if vector_width is None:
+        return LlvmTarget(name, mcpu, threads, _vector_width(mcpu))
+    return LlvmTarget(f"{name} lanes={vector_width}", mcpu, threads, vector_width)

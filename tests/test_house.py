@@ -26,14 +26,14 @@ class Layer:
 
 
 STAGES = (
-    "calibration compiling costing dataset_files datasets exits features frontend_onnx frontend_torch heads "
-    "importing inplace kernel_check kernel_database kernels measuring network overheads reference reference_ops "
-    "training tuning verifying"
+    "algorithms calibration choices choosing compiling costing dataset_files datasets exits export_check features "
+    "frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database kernel_search kernels measuring "
+    "network overheads reference reference_ops training tuning turns verifying"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "recordio", "records", "runfolder"), ("records",), ("numpy",)
+        ("errors", "hashing", "jsonl", "processor", "recordio", "records", "runfolder"), ("records",), ("numpy",)
     ),
     "terminal": Layer(("progress",), ("records",), ("rich",)),
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),

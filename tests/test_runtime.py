@@ -102,6 +102,14 @@ def test_a_manifest_of_another_format(tmp_path, manifest, said):
     refused(exported(AttachManifest(manifest)(doubling()), tmp_path / "model.so"), *said)
 
 
+def test_an_artifact_for_another_processor_is_refused_before_it_runs(tmp_path):
+    manifest = {"format": FORMAT, "target": "llvm futurelake threads=1", "needed_flags": ["avx9000"]}
+    path = exported(AttachManifest(json.dumps(manifest))(doubling()), tmp_path / "model.so")
+    if not pathlib.Path("/proc/cpuinfo").exists():
+        pytest.skip("needs /proc/cpuinfo")
+    refused(path, "llvm futurelake threads=1", "avx9000", "mcpu='generic'")
+
+
 def test_a_file_that_was_replaced_is_read_anew(built, tmp_path):
     """A second build in one process must not answer with the first one's library."""
     path = tmp_path / "model.so"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
-from tvm.tirx import IterVar
+from tvm.tirx import FloorMod, IterVar
 
 from hapi_tvm.targets.rules.blocks import child_blocks, inline_around, is_reduction, static_extent
 
@@ -21,6 +21,7 @@ class Convolution:
     channels: blocks of output channels (plain: channels). rows, columns: outputs. window: kernel rows and
     columns. inputs: channels that are summed, None for a depthwise convolution or a pooling.
     plain: NCHW; else the last spatial axis, of ``vector`` channels, is the channel block.
+    input_block: channels in a block of the data, where several blocks are summed; else 1.
     """
 
     block: SBlockRV
@@ -31,6 +32,12 @@ class Convolution:
     inputs: int | None
     vector: int
     plain: bool
+    input_block: int
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output sums the channels of one place (1x1)."""
+        return self.inputs is not None and self.window == (1, 1)
 
     @property
     def weight_bytes(self) -> int:
@@ -67,7 +74,14 @@ def find_convolution(schedule: Schedule) -> Convolution | None:
         inputs[0] if inputs else None,
         block[0] if block else 1,
         plain=not block,
+        input_block=_input_block(schedule, reductions[0]),
     )
+
+
+def _input_block(schedule: Schedule, block: SBlockRV) -> int:
+    """Blocked data is read at channel ``c // a`` and lane ``c % a``: this a; 1 without such a read."""
+    lanes = (region.region[-1].min for region in schedule.get(block).reads)
+    return next((int(lane.b) for lane in lanes if isinstance(lane, FloorMod)), 1)
 
 
 def prepare(schedule: Schedule, block: SBlockRV) -> tuple[list[SBlockRV], SBlockRV | None]:

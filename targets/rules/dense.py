@@ -14,8 +14,8 @@ from hapi_tvm.targets.rules.tiles import divisors
 
 __all__ = ["Dense", "find_dense", "schedule_dense"]
 
-# Vectors of sums side by side: enough to hide a multiply-add's latency, and whole cache lines of weights.
-MAX_VECTORS = 8
+# Inputs whose weights are read without a branch between them.
+UNROLLED_INPUTS = 2
 # Multiply-adds below which a parallel launch costs more than it saves.
 PARALLEL_MINIMUM = 1 << 16
 
@@ -54,11 +54,13 @@ def schedule_dense(schedule: Schedule, dense: Dense, lanes: int, threads: int) -
     _, epilogue = prepare(schedule, dense.block)
     row, column, summed = schedule.get_loops(dense.block)
     width = _vector(dense.outputs, lanes)
-    vectors = divisors(dense.outputs // width, MAX_VECTORS)[-1]
+    vectors = divisors(dense.outputs // width, _max_vectors(lanes))[-1]
     column, side, vector = schedule.split(column, [None, vectors, width])
-    schedule.reorder(row, column, summed, side, vector)
+    summed, unrolled = schedule.split(summed, [None, divisors(dense.inputs, UNROLLED_INPUTS)[-1]])
+    schedule.reorder(row, column, summed, unrolled, side, vector)
     schedule.vectorize(vector)
     schedule.unroll(side)
+    schedule.unroll(unrolled)
     if epilogue is not None:
         schedule.reverse_compute_at(epilogue, column, preserve_unit_loops=True)
         _, last = schedule.split(schedule.get_loops(epilogue)[-1], [None, width])
@@ -66,6 +68,15 @@ def schedule_dense(schedule: Schedule, dense: Dense, lanes: int, threads: int) -
     parallel = dense.inputs * dense.outputs >= PARALLEL_MINIMUM
     parallelise_outer(schedule, [row, column], threads if parallel else 1)
     schedule.decompose_reduction(dense.block, summed)
+
+
+def _max_vectors(lanes: int) -> int:
+    """Vectors of sums side by side, about as many as there are registers (AVX2: 16, others 32).
+
+    The weights are read once and come from afar; the more of a row is read at a time, the fewer of its
+    pages are visited, and visited again. 25 vectors of 8 lanes took half the time of 5.
+    """
+    return 12 if lanes == 8 else 28
 
 
 def _vector(outputs: int, lanes: int) -> int:

@@ -49,10 +49,7 @@ def winograd_space(lanes: int, threads: int) -> ms.space_generator.SpaceGenerato
         return _spaces(schedule, winograd_families(find_winograd(schedule), lanes, threads), sample)
 
     def sample(space: s_tir.Schedule, family: WinogradTile) -> None:
-        winograd = find_winograd(space)
-        place = space.get_loops(winograd.stages["winograd_product"])[4]
-        _, columns = space.sample_perfect_tile(place, n=2, max_innermost_factor=family.columns)
-        schedule_winograd(space, winograd, replace(family, columns=columns), lanes, threads)
+        schedule_winograd(space, find_winograd(space), family, lanes, threads, sample=True)
 
     return _generator(spaces)
 

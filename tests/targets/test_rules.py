@@ -16,7 +16,7 @@ from hapi_tvm.passes.winograd import transform_weight
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
 from hapi_tvm.targets.rules.blocks import child_blocks, traced
 from hapi_tvm.targets.rules.conv2d import find_convolution
-from hapi_tvm.targets.rules.tiles import default_tile, max_accumulators
+from hapi_tvm.targets.rules.tiles import accumulator_limit, default_tile
 
 TARGET = samples.TARGET
 
@@ -89,13 +89,20 @@ def test_blocked_convolution_equals_torch(inputs_, outputs, size, kernel, stride
         (48, 48, 8, 14, {"groups": 3, "dilation": 2, "stride": 2}),
         (16, 16, 16, 33, {"stride": 2}),
         (512, 48, 16, 4, {}),
+        (48, 80, 16, 14, {"kernel": 1}),
+        (112, 112, 16, 14, {"kernel": 1}),
+        (40, 24, 12, 28, {"kernel": 1}),
+        (40, 60, 10, 9, {"kernel": 1, "stride": 2}),
+        (64, 96, 16, 8, {"kernel": 1, "groups": 2}),
     ],
 )
 def test_odd_convolutions_equal_torch(inputs_, outputs, lanes, size, arguments, threads):
+    arguments = {"kernel": 3} | arguments
     func = samples.blocked(inputs_, outputs, size, lanes=lanes, **arguments)
     arrays = inputs(func)
     schedule = cpu_default_schedule(func, 16, threads)
-    expected = convolved(arrays, padding=arguments.get("dilation", 1), **arguments)
+    kernel = arguments.pop("kernel")
+    expected = convolved(arrays, padding=arguments.get("dilation", 1) * (kernel - 1) // 2, **arguments)
     assert_same(unblocked(run(schedule.mod, arrays)), expected)
 
 
@@ -130,6 +137,10 @@ def test_depthwise_equals_torch(channels, lanes, size, kernel, stride, dilation,
         (64, 32, 8, 7, (), 1),
         (16, 32, 16, 9, ("bias",), 0),
         (128, 128, 16, 16, ("bias", "relu"), 1),
+        (24, 100, 10, 28, ("bias", "relu"), 1),
+        (100, 20, 10, 7, ("bias", "residual", "relu"), 1),
+        (32, 48, 4, 10, ("bias", "relu"), 1),
+        (16, 104, 8, 11, ("bias",), 1),
     ],
 )
 def test_winograd_equals_torch(inputs_, outputs, lanes, size, epilogue, padding, tile, threads):
@@ -234,7 +245,7 @@ def test_default_tile_divides_and_fits(channels, lanes, kernel, size):
     assert (channels // lanes) % tile.channels == size % tile.rows == size % tile.columns == 0
     assert tile.row_tiles is None or (size // tile.rows) % tile.row_tiles == 0
     accumulators = tile.channels * tile.rows * tile.columns
-    assert min(size * size * channels // lanes, 7) <= accumulators <= max_accumulators(lanes)
+    assert min(size * size * channels // lanes, 7) <= accumulators <= accumulator_limit(convolution, lanes)
 
 
 @pytest.mark.parametrize("size", [16, 32, 56, 112])
