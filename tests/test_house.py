@@ -39,7 +39,7 @@ LAYERS = {
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
     "passes": Layer(("passes",), ("records", "compat", "passes"), ("numpy", "tvm", "tvm_ffi")),
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
-    "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "scipy", "xgboost")),
+    "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
     "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
         tuple(STAGES.split()),
