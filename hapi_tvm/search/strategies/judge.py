@@ -25,7 +25,8 @@ class Merits:
     """How good B designs are; less is better in both, and ``excess`` goes first (the feasibility rules of
     constrained evolutionary search: what keeps the limits beats what does not).
 
-    figures: [B] each. excess: float64 [B]: 0 where the SLA and the limits of the space are kept, else the sum of what is over: the
+    figures: [B] each.
+    excess: float64 [B]: 0 where the SLA and the limits of the space are kept, else the sum of what is over: the
     largest latency as a share of its budget, the accuracy drop as a share of the samples, exits, and 1 for any
     other limit of the space.
     cost: float64 [B]: the first part of the key as a share (of the backbone's latency, of the samples, or the
