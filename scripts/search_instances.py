@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 from dataclasses import dataclass
 
-from hapi_tvm.records import SLA, CalibrationTable, LatencyTable
 from hapi_tvm.recordio import read_record
+from hapi_tvm.records import SLA, CalibrationTable, LatencyTable
 from hapi_tvm.search.evaluator import evaluate
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.space import Space

@@ -27,8 +27,8 @@ EXACT = "exact"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """seconds: the time it was given; took_s: what it used of it. peak_bytes: the most memory that the worker held meanwhile, with the
-    interpreter and all libraries (resident set)."""
+    """seconds: the time it was given; took_s: what it used of it. peak_bytes: the most memory that the worker held
+    meanwhile, with the interpreter and all libraries (resident set)."""
 
     case: str
     strategy: str
