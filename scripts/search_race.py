@@ -13,10 +13,10 @@ import numpy as np
 
 from hapi_tvm.search.batch import Batch
 from hapi_tvm.search.exact import Exact
+from hapi_tvm.search.genome import Genome
 from hapi_tvm.search.objective import Key
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.strategies import STRATEGIES
-from hapi_tvm.search.strategies.genome import Genome
 from hapi_tvm.search.strategy import Outcome, Strategy
 from search_instances import Case, quick_cases
 

@@ -16,10 +16,10 @@ from instances import network, small
 from hapi_tvm.records import SLA
 from hapi_tvm.search.evaluator import evaluate
 from hapi_tvm.search.exact import Exact
+from hapi_tvm.search.genome import Genome
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.space import Space
 from hapi_tvm.search.strategies import STRATEGIES
-from hapi_tvm.search.strategies.genome import Genome
 from hapi_tvm.search.strategies.judge import Judge
 
 # On the grid, as the others are: thresholds off it may be better than brute force.

@@ -13,8 +13,9 @@ from pymoo.core.sampling import Sampling
 from pymoo.core.termination import Termination
 from pymoo.operators.crossover.ux import UniformCrossover
 
-from hapi_tvm.search.strategies.genome import Genome
-from hapi_tvm.search.strategies.judge import Judge, Merits
+from hapi_tvm.search.genome import Genome
+from hapi_tvm.search.merits import Merits
+from hapi_tvm.search.strategies.judge import Judge
 
 __all__ = ["evolve"]
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from hapi_tvm.search.genome import Genome
 from hapi_tvm.search.problem import Problem
-from hapi_tvm.search.strategies.genome import Genome
 from hapi_tvm.search.strategies.judge import MOST_DESIGNS, Judge
 from hapi_tvm.search.strategy import Outcome
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from hapi_tvm.search.merits import Merits
 from hapi_tvm.search.problem import Problem
-from hapi_tvm.search.strategies.judge import MOST_DESIGNS, Judge, Merits
+from hapi_tvm.search.strategies.judge import MOST_DESIGNS, Judge
 from hapi_tvm.search.strategies.library import extra
 from hapi_tvm.search.strategy import Outcome
 
