@@ -55,7 +55,7 @@ class Batch:
             for layer in np.unique(layers).tolist():
                 rows, bits = np.flatnonzero(layers == layer), self.layer(layer)
                 choices = self._choices(bits, values[rows])
-                size = np.where(choices >= 0, bits.size[choices], 0).sum(axis=1)
+                size = np.append(bits.size, 0)[choices].sum(axis=1)  # no choice, -1, is the 0
                 fits[rows] &= size <= self._problem.space.max_bytes
         return fits
 

@@ -23,7 +23,8 @@ PATIENCE = 50
 """Generations without a better design before a restart."""
 
 MOST_POPULATION = 1600
-"""pymoo takes time with the square of the population."""
+"""pymoo takes time with the square of the population. In small spaces the population is no larger than the root of
+the number of designs: pymoo looks long for children that are in it already."""
 
 Objectives = Callable[[Merits], np.ndarray]
 """float64 [B, 1] or [B, 2], less is better: what ranks the designs that keep all limits."""
@@ -34,10 +35,11 @@ def evolve(
 ) -> None:
     """Run algorithms of the class ``make`` until the judge is over: each from a new sample, the plain design in it,
     with a population twice that of the last."""
+    most = max(4, int(min(MOST_POPULATION, np.prod(judge.genome.sizes, dtype=np.float64) ** 0.5)))
     while not judge.over():
         problem = _Designs(judge, objectives)
         running = make(
-            pop_size=population,
+            pop_size=min(population, most),
             seed=int(random.integers(2**31)),
             sampling=_Sample(judge.genome),
             crossover=UniformCrossover(),
@@ -47,7 +49,7 @@ def evolve(
         running.setup(problem, termination=_Stagnation(problem))
         while running.has_next():
             running.next()
-        population = min(2 * population, MOST_POPULATION)
+        population *= 2
 
 
 class _Designs(Problem):
