@@ -39,7 +39,7 @@ from hapi_tvm.search.objective import Goal, Key
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.strategies import STRATEGIES
 from search_instances import Case, default_cases, quick_cases, run_cases
-from search_race import EXACT, Result, batch_designs_per_second, race, warm_up
+from search_race import CLOCKS, EXACT, Result, batch_designs_per_second, race, warm_up
 
 PEERS = tuple(name for name in STRATEGIES if name not in (EXACT, "exhaustive"))
 RATED, RATED_SECONDS = "four-drop-1", 5.0
@@ -47,7 +47,7 @@ QUICK_SECONDS = (0.1, 0.3)
 
 
 def run_all(
-    cases: tuple[Case, ...], strategies: list[str], seconds: list[float], seed: int, jobs: int
+    cases: tuple[Case, ...], strategies: list[str], seconds: list[float], seed: int, jobs: int, clock: str
 ) -> dict[str, list[Result]]:
     """By instance."""
     spawn = multiprocessing.get_context("spawn")
@@ -56,7 +56,7 @@ def run_all(
         jobs, mp_context=spawn, initializer=warm_up, initargs=(strategies,)
     ) as pool:
         waiting = [
-            pool.submit(race, case, strategy, given, seed)
+            pool.submit(race, case, strategy, given, seed, clock)
             for case in cases
             for strategy in strategies
             for given in (seconds if strategy == EXACT else seconds[-1:])
@@ -156,13 +156,14 @@ def _asked(sla: SLA) -> dict[str, float]:
     return {name: value for name, value in asdict(sla).items() if value is not None and name != "max_exits"}
 
 
-def report(rows: list[Row], seconds: list[float], rated: Case) -> dict[str, Any]:
+def report(rows: list[Row], seconds: list[float], rated: Case, clock: str) -> dict[str, Any]:
     worse = [entry for row in rows for entry in row.worse()]
     times = [pair for row in rows if (pair := row.times_to_equal_quality()) is not None]
     rated_exact = race(rated, EXACT, RATED_SECONDS, 0)
     return {
         "machine": platform.machine(),
         "seconds": seconds,
+        "clock": clock,
         "instances": [row.report() for row in rows],
         "rates": rated.name,
         "designs_per_second": batch_designs_per_second(rated),
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--run", nargs="+", default=[], help="run folders whose tables are searched, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="worker processes; more than idle cores distorts")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, for a busy machine")
     parser.add_argument("--plot", type=pathlib.Path, help="where to draw best-so-far over time")
     parser.add_argument("--quick", action="store_true", help="small instances and a fraction of a second")
     args = parser.parse_args()
@@ -195,10 +197,10 @@ def main() -> None:
     cases = tuple(case for case in known if any(part in case.name for part in args.instances))
     if not cases:
         parser.error(f"no instance is named like {' or '.join(args.instances)}: {', '.join(c.name for c in known)}")
-    results = run_all(cases, args.strategies, seconds, args.seed, args.jobs)
+    results = run_all(cases, args.strategies, seconds, args.seed, args.jobs, args.clock)
     rows = [Row(case, results[case.name], seconds) for case in cases]
     rated = next((case for case in default_cases() if case.name == RATED and not args.quick), cases[0])
-    print(json.dumps(report(rows, seconds, rated), indent=1))
+    print(json.dumps(report(rows, seconds, rated, args.clock), indent=1))
     if args.plot:
         from search_plot import draw
 

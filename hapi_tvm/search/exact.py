@@ -90,9 +90,16 @@ class _Run:
             self._take(())
         for index in range(len(self.problem.layers)):
             self.layers.append(LayerSearch.of(self.batch.layer(index), self.rules))
-            if self.clock() < deadline_s:
-                beam(self.layers[-1].bits, self.rules, self.problem.objective, self.best, BEAM_WIDTH)
-                self.improved(index)
+            beam(
+                self.layers[-1].bits,
+                self.rules,
+                self.problem.objective,
+                self.best,
+                BEAM_WIDTH,
+                deadline_s=deadline_s,
+                clock=self.clock,
+            )
+            self.improved(index)
         self.frontier = Frontier(self.layers, self.best, self.improved)
         self.tree_words = sum(layer.words_below(()) for layer in self.layers)
 
