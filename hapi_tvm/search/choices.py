@@ -38,6 +38,8 @@ class ChoiceBits(NamedTuple):
     gain_all: np.ndarray
     loss_all: np.ndarray
     rest_all: np.ndarray
+    answer: np.ndarray
+    place_ps: np.ndarray
     option: np.ndarray
     candidate: np.ndarray
     after: np.ndarray
@@ -74,6 +76,8 @@ def of_layer(problem: Problem, layer: Layer) -> ChoiceBits:
         gain_all=pack(gains[gains][None])[0],
         loss_all=pack(losses[losses][None])[0],
         rest_all=pack(rests[rests][None])[0],
+        answer=np.zeros((len(instance.reach_ps) - 1, -(-int(losses.sum()) // 64)), dtype=np.uint64),
+        place_ps=instance.reach_ps,
         option=option,
         candidate=candidate,
         after=after,
@@ -109,7 +113,7 @@ def _least_from(values: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, error_model="numpy")
 def _fill_limits(bits, end_ps):
-    """``save_ps`` and ``gain``, option by option: the lowest threshold of an option fires whoever can fire there."""
+    """``save_ps``, ``gain`` and ``answer``, option by option: the lowest threshold of an option fires whoever can fire there."""
     choices = len(bits.option)
     lowest = np.empty(choices, dtype=np.int64)
     options = 0
@@ -118,6 +122,9 @@ def _fill_limits(bits, end_ps):
             lowest[options] = choice
             options += 1
     _fill_gain(bits, lowest[:options])
+    for low in lowest[:options]:
+        for word in range(len(bits.loss_all)):
+            bits.answer[bits.candidate[low], word] |= bits.loss_fire[low, word] & ~bits.loss_flip[bits.option[low], word]
     gains, losses, rests = bits.gain_all.copy(), bits.loss_all.copy(), bits.rest_all.copy()
     for choice in range(choices + 1):
         running = _pass(bits.gain_all, bits.gain_fire, choice, gains)

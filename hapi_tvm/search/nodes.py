@@ -11,7 +11,8 @@ saves, for each sample that leaves there, the segments behind that exit, and it 
 for any upper limit of the saving; three are known, and the least counts: every running sample leaves at the next
 candidate; each added exit, at different candidates, saves what the best single one at its candidate would save
 (the sum of the largest such numbers); every sample that can fire somewhere later leaves at the first such place
-(a constant of the node's last choice). The same three limit the gain in right answers.
+(a constant of the node's last choice). The same three limit the gain in right answers. Where these do not rule
+a child out, ``waits`` tries: it knows what early answers cost in accuracy.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from hapi_tvm.search.rules import (
     within_budgets,
     within_drop,
 )
+from hapi_tvm.search.waits import count_waits, least_losses, left_behind, saved_by_losses_ps, waited_ps
 
 __all__ = ["Best", "Walk", "explore", "floors", "new_best", "new_walk", "place"]
 
@@ -73,6 +75,7 @@ class Walk(NamedTuple):
     gains, losses, rests: uint64 [K + 1, words], the samples still running. node: int64 [K + 1, 9].
     fired, gained, lost: int64 [K + 1, M], of every child. save_ps, gain: int64 [K + 1, E + 1], the most that the
     exits still allowed below a child can save and gain together, by the first candidate that they may use.
+    still: uint64 [words of the losses], waits: int64 [E + 1]: room for ``count_waits``.
     """
 
     depth: np.ndarray
@@ -89,6 +92,8 @@ class Walk(NamedTuple):
     lost: np.ndarray
     save_ps: np.ndarray
     gain: np.ndarray
+    still: np.ndarray
+    waits: np.ndarray
 
 
 def new_best(rules: Rules) -> Best:
@@ -126,6 +131,8 @@ def new_walk(bits: ChoiceBits, rules: Rules) -> Walk:
         lost=np.zeros((depths, choices), dtype=np.int64),
         save_ps=np.zeros((depths, rules.last_candidate + 1), dtype=np.int64),
         gain=np.zeros((depths, rules.last_candidate + 1), dtype=np.int64),
+        still=np.zeros_like(bits.loss_all),
+        waits=np.zeros(rules.last_candidate + 1, dtype=np.int64),
     )
     walk.gains[0], walk.losses[0], walk.rests[0] = bits.gain_all, bits.loss_all, bits.rest_all
     return walk
@@ -295,6 +302,7 @@ def _open(bits, rules, walk, best, depth, choice):
     total_ps = paid_ps + running * (end_ps + bits.least_branch_ps[start]) - save_ps
     more = min(running, bits.gain[choice], walk.gain[depth, later])
     soonest_ps = branches_ps + bits.least_cost_ps[start]
+    node_p95, node_p99 = p95_ps, p99_ps
     p95_ps = p95_ps if p95_ps < NO_LIMIT else soonest_ps
     p99_ps = p99_ps if p99_ps < NO_LIMIT else soonest_ps
     worst_ps = end_ps + bits.least_branch_ps[start]
@@ -310,7 +318,46 @@ def _open(bits, rules, walk, best, depth, choice):
         and within_budgets(rules, total_ps, p95_ps, p99_ps, worst_ps, deadline_ps)
         and drop_possible(rules, lost, running, gained, more)
     )
-    return may, floor
+    if not may or rules.goal == FRONT:
+        return may, floor
+    count_waits(bits, walk.losses[depth], choice, walk.still, walk.waits)
+    first = bits.candidate[start]
+    here_ps = branches_ps + bits.least_branch_ps[start]
+    least_ps = paid_ps + running * (here_ps + bits.place_ps[first]) + waited_ps(bits, walk.waits, first)
+    most_losses = _most_drop(rules, best) - drop
+    least = _least_losses(bits, rules, walk, first, here_ps, least_ps, node_p95, node_p99, stopped_ps)
+    if least > most_losses:
+        return False, floor
+    if rules.goal == ACCURATE:
+        drop += least
+    else:
+        total_ps = max(total_ps, least_ps - saved_by_losses_ps(bits, walk.waits, first, most_losses))
+    floor = key_of(rules, total_ps, drop, p95_ps, p99_ps, worst_ps, deadline_ps, depth + 2)
+    return better(floor, best.excess[0], best.key), floor
+
+
+@numba.njit(cache=True, error_model="numpy", inline="always")
+def _most_drop(rules, best):
+    """Above it nothing keeps the SLA, or is better."""
+    most_drop = _limits(rules)[4]
+    return min(most_drop, best.key[0]) if rules.goal == ACCURATE else most_drop
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _least_losses(bits, rules, walk, first, here_ps, least_ps, p95_ps, p99_ps, stopped_ps):
+    """How many of ``Walk.waits`` must be lost, at least, to keep the budgets; p95_ps, p99_ps, stopped_ps: of a
+    child, as in ``Walk.node``."""
+    if rules.goal == NEAREST:
+        return 0
+    mean, p95, p99, _, deadline = rules.budgets
+    least = least_losses(bits, walk.waits, first, least_ps - mean)
+    if p95_ps == NO_LIMIT:
+        least = max(least, left_behind(bits, walk.waits, first, p95 - here_ps) - (rules.samples - rules.rank95))
+    if p99_ps == NO_LIMIT:
+        least = max(least, left_behind(bits, walk.waits, first, p99 - here_ps) - (rules.samples - rules.rank99))
+    if stopped_ps == NO_LIMIT:
+        least = max(least, left_behind(bits, walk.waits, first, deadline - here_ps))
+    return least
 
 
 @numba.njit(cache=True, error_model="numpy")
