@@ -113,7 +113,8 @@ def _least_from(values: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, error_model="numpy")
 def _fill_limits(bits, end_ps):
-    """``save_ps``, ``gain`` and ``answer``, option by option: the lowest threshold of an option fires whoever can fire there."""
+    """``save_ps``, ``gain`` and ``answer``, option by option: the lowest threshold of an option fires whoever can
+    fire there."""
     choices = len(bits.option)
     lowest = np.empty(choices, dtype=np.int64)
     options = 0
@@ -123,8 +124,9 @@ def _fill_limits(bits, end_ps):
             options += 1
     _fill_gain(bits, lowest[:options])
     for low in lowest[:options]:
-        for word in range(len(bits.loss_all)):
-            bits.answer[bits.candidate[low], word] |= bits.loss_fire[low, word] & ~bits.loss_flip[bits.option[low], word]
+        answer, flip = bits.answer[bits.candidate[low]], bits.loss_flip[bits.option[low]]
+        for word in range(len(answer)):
+            answer[word] |= bits.loss_fire[low, word] & ~flip[word]
     gains, losses, rests = bits.gain_all.copy(), bits.loss_all.copy(), bits.rest_all.copy()
     for choice in range(choices + 1):
         running = _pass(bits.gain_all, bits.gain_fire, choice, gains)

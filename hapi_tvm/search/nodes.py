@@ -324,7 +324,7 @@ def _open(bits, rules, walk, best, depth, choice):
     first = bits.candidate[start]
     here_ps = branches_ps + bits.least_branch_ps[start]
     least_ps = paid_ps + running * (here_ps + bits.place_ps[first]) + waited_ps(bits, walk.waits, first)
-    most_losses = _most_drop(rules, best) - drop
+    most_losses = _most_drop(rules, best, lost + gained) - drop
     least = _least_losses(bits, rules, walk, first, here_ps, least_ps, node_p95, node_p99, stopped_ps)
     if least > most_losses:
         return False, floor
@@ -337,9 +337,17 @@ def _open(bits, rules, walk, best, depth, choice):
 
 
 @numba.njit(cache=True, error_model="numpy", inline="always")
-def _most_drop(rules, best):
-    """Above it nothing keeps the SLA, or is better."""
+def _most_drop(rules, best, changed):
+    """Above it nothing keeps the SLA, or is better. changed: answers lost or gained so far.
+
+    With D the limit, n samples and a drop of d of them, |d| <= n D, the upper limit of ``within_drop`` is at least
+    d / n + z sqrt((changed / n - D^2) / n), for what is lost or gained stays so.
+    """
     most_drop = _limits(rules)[4]
+    if rules.max_drop < 1.0:
+        most = rules.max_drop * rules.samples
+        spread = max(changed - rules.max_drop * most, 0.0)
+        most_drop = np.int64(max(most - rules.z * np.sqrt(spread), -most)) + 1
     return min(most_drop, best.key[0]) if rules.goal == ACCURATE else most_drop
 
 
