@@ -198,6 +198,7 @@ def manifest(
         "model_hash": backbone.hash,
         "target": target.name,
         "needed_flags": list(target.needed_flags),
+        "threads": target.threads,
         "input_shape": list(backbone.input_shape),
         "classes": backbone.classes,
         "exits": [

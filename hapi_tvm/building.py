@@ -27,6 +27,7 @@ from hapi_tvm.hashing import digest
 from hapi_tvm.importing import Backbone
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
+from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import stage
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option
 from hapi_tvm.report.collect import RunRecords, collect, design_kernels
@@ -268,7 +269,7 @@ class _Run:
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:
             artifact, plain = (load(self.folder.path(name)) for name in ("model.so", "backbone.so"))
-            run = run_test_split(artifact, plain, self.data.test)
+            run = with_pool(self.target.threads, lambda: run_test_split(artifact, plain, self.data.test))
             agreement = compare(run, test, design)
             note(
                 f"{len(run.exit)} samples, {run.latency_us.mean():.0f} us on average "
