@@ -71,7 +71,8 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    return replace(table, scale=(with_pool(target.threads, lambda: _whole_run_us(plain)) - overheads.entry_us) / summed_us)
+    whole_us = with_pool(target.threads, lambda: _whole_run_us(plain)) - overheads.entry_us
+    return replace(table, scale=whole_us / summed_us)
 
 
 def schedules_hash(schedules: Mapping[str, Scheduled]) -> str:

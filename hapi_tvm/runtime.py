@@ -114,8 +114,8 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     """Load ``model.so``.
 
     One that was compiled for several threads sets ``TVM_NUM_THREADS``, which sizes the pool that TVM makes with the
-    first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none of ours, or compiled for instructions
-    that this processor lacks.
+    first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none
+    of ours, or compiled for instructions that this processor lacks.
     """
     path = pathlib.Path(path)
     if not path.is_file():

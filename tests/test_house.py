@@ -33,7 +33,9 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder"), ("records",), ("numpy",)
+        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder"),
+        ("records",),
+        ("numpy",),
     ),
     "terminal": Layer(("progress",), ("records",), ("rich",)),
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
