@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from hapi_tvm.records import LATENCY_LIMITS, SLA, Design, ExitGraph, PlacedExit
+from collections.abc import Sequence
+
+from hapi_tvm.errors import RecordError
+from hapi_tvm.records import LATENCY_LIMITS, SLA, Design, ExitGraph, Option, PlacedExit
 from hapi_tvm.search.evaluator import predict
 from hapi_tvm.search.instance import Exits, Instance
 from hapi_tvm.search.objective import Goal
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.strategy import Outcome
 
-__all__ = ["design_of", "infeasible_message", "space_text"]
+__all__ = ["design_of", "exits_of", "infeasible_message", "space_text"]
 
 
 def design_of(
@@ -24,6 +27,21 @@ def design_of(
         )
     predicted = predict(instance, exits, sla.drop_confidence)
     return Design(tuple(placed), sla, predicted, space=space, proven_optimal=proven_optimal)
+
+
+def exits_of(design: Design, options: Sequence[Option]) -> Exits:
+    """The other way: places of the design's exits in ``options``. Raises RecordError where one is not among them."""
+    index = {option: place for place, option in enumerate(options)}
+    exits = []
+    for place, placed in enumerate(design.exits):
+        option = Option(placed.candidate, placed.kind)
+        if option not in index:
+            raise RecordError(
+                f"Design.exits[{place}] is {placed.name}, a branch of kind {placed.kind!r} at candidate "
+                f"{placed.candidate}, which the tables lack; give the tables that it was searched on"
+            )
+        exits.append((index[option], placed.threshold))
+    return tuple(exits)
 
 
 def space_text(problem: Problem, outcome: Outcome) -> str:
