@@ -236,6 +236,9 @@ def _errors(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
     return np.array([median_error(row) for row in rows])
 
 
+DROP_LIMIT = "max_accuracy_drop"
+"""The field of ``SLA`` that limits the accuracy drop."""
+
 LATENCY_LIMITS = {
     "mean": "mean_latency_ms",
     "p95": "p95_latency_ms",

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 from hapi_tvm.errors import InfeasibleSLA, SLAError
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable
 from hapi_tvm.search.describe import design_of, infeasible_message, space_text
 from hapi_tvm.search.exact import Exact
 from hapi_tvm.search.instance import check_graph
+from hapi_tvm.search.objective import Objective
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.space import Space
 from hapi_tvm.search.strategy import Outcome, Strategy
 
-__all__ = ["search"]
+__all__ = ["Solution", "search", "solve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """gap: how far the design may be from the best of the grid, as ``Objective.gap``: a share of the latency where
+    the SLA limits the accuracy drop, else a share of the samples; infinite where nothing is known."""
+
+    design: Design
+    gap: float
 
 
 def search(
@@ -39,9 +49,36 @@ def search(
     With ``max_accuracy_drop``: least mean latency, then accuracy, then fewer exits. Without: most
     accuracy, then least mean latency, then fewer exits. Same input, same answer, unless the clock stops it.
 
-    Raises InfeasibleSLA, with the design that comes nearest to the latency budgets while it keeps the
-    accuracy limit; RecordError where the records contradict each other; SLAError where the SLA and the space do.
+    Raises InfeasibleSLA, with the design that comes nearest to the latency budgets while it keeps the accuracy
+    limit and, for each limit, the one that comes closest to it while it keeps the others; RecordError where the
+    records contradict each other; SLAError where the SLA and the space do.
     """
+    return solve(
+        calibration,
+        latency,
+        graph,
+        sla,
+        space=space,
+        strategy=strategy,
+        time_limit_s=time_limit_s,
+        seed=seed,
+        clock=clock,
+    ).design
+
+
+def solve(
+    calibration: CalibrationTable,
+    latency: LatencyTable,
+    graph: ExitGraph,
+    sla: SLA,
+    *,
+    space: Space | None = None,
+    strategy: Strategy | None = None,
+    time_limit_s: float = 30.0,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Solution:
+    """``search``, with the gap as a number."""
     problem = Problem.of(calibration, latency, sla, space or Space())
     check_graph(graph, calibration, latency)
     strategy = strategy or Exact()
@@ -49,7 +86,8 @@ def search(
     if outcome.exits is None:
         raise _infeasible(problem, graph, sla, outcome, time_limit_s, clock)
     text = space_text(problem, outcome)
-    return design_of(problem.instance, graph, sla, outcome.exits, space=text, proven_optimal=outcome.proven)
+    design = design_of(problem.instance, graph, sla, outcome.exits, space=text, proven_optimal=outcome.proven)
+    return Solution(design, problem.objective.gap(outcome.key[0], outcome.floor))
 
 
 def _infeasible(
@@ -61,13 +99,21 @@ def _infeasible(
     clock: Callable[[], float],
 ) -> InfeasibleSLA:
     """With the design nearest to the latency budgets within the accuracy limit; where exits that must be there
-    leave none, without that limit."""
-    for objective in (problem.objective.nearest(), replace(problem.objective.nearest(), max_drop=None)):
-        nearest = Exact().solve(problem.asking(objective), seconds=seconds, clock=clock)
-        if nearest.exits is not None:
-            design = design_of(
-                problem.instance, graph, sla, nearest.exits, space=space_text(problem, outcome), proven_optimal=False
-            )
-            return InfeasibleSLA(infeasible_message(design, outcome.proven), design)
-    limits = f"max_exits={problem.objective.max_exits}, max_bytes={problem.space.max_bytes}"
-    raise SLAError(f"Space: no design has exits at {sorted(problem.space.must)} within {limits}; ask for fewer")
+    leave none, the most accurate. ``seconds`` for it, and as long again for the closest to each limit."""
+    text = space_text(problem, outcome)
+
+    def solved(objective: Objective, seconds: float) -> Design | None:
+        exits = Exact().solve(problem.asking(objective), seconds=seconds, clock=clock).exits
+        if exits is None:
+            return None
+        return design_of(problem.instance, graph, sla, exits, space=text, proven_optimal=False)
+
+    objective = problem.objective
+    nearest = solved(objective.nearest(), seconds) or solved(objective.most_accurate(), seconds)
+    if nearest is None:
+        limits = f"max_exits={objective.max_exits}, max_bytes={problem.space.max_bytes}"
+        raise SLAError(f"Space: no design has exits at {sorted(problem.space.must)} within {limits}; ask for fewer")
+    share_s = seconds / len(objective.limits)
+    found = {limit: solved(objective.closest_to(limit), share_s) for limit in objective.limits}
+    closest = {limit: design for limit, design in found.items() if design is not None}
+    return InfeasibleSLA(infeasible_message(nearest, closest, outcome.proven), nearest, closest)
