@@ -33,7 +33,9 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "processor", "recordio", "records", "runfolder"), ("records",), ("numpy",)
+        ("errors", "hashing", "jsonl", "processor", "recordio", "records", "runfolder", "sla_text"),
+        ("records",),
+        ("numpy",),
     ),
     "terminal": Layer(("progress",), ("records",), ("rich",)),
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
@@ -47,7 +49,7 @@ LAYERS = {
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "report"),
+        ("backbone_build", "building", "cli", "cli_options", "cli_search", "report", "researching"),
         ("facade", "records", "terminal", "passes", "targets", "search", "runtime", "stages", "top"),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),

@@ -74,6 +74,37 @@ class Dataflow:
     def mean_us(self) -> float:
         return float(self.mean_ps / PS_PER_US)
 
+    def to_json(self) -> dict:
+        """As JSON values; rationals as text, such as "3/4"."""
+        return {
+            "actors": list(self.actors),
+            "cost_us": [cost / PS_PER_US for cost in self.cost_ps],
+            "topology": [[str(entry) for entry in row] for row in self.topology],
+            "repetitions": [str(rate) for rate in self.repetitions],
+            "firings": list(self.firings),
+            "mean_us": self.mean_us,
+        }
+
+    def __str__(self) -> str:
+        """Three tables of plain text: actors, topology matrix, mean latency."""
+        rates, firings = self.repetitions, self.firings
+        actors = [("", "actor", "repetitions", "", "firings", "cost us")]
+        for place, (name, cost) in enumerate(zip(self.actors, self.cost_ps, strict=True)):
+            fraction = f"= {rates[place]}" if rates[place].denominator > 1 else ""
+            rate = f"{float(rates[place]):.4f}"
+            actors.append((f"r{place + 1}", name, rate, fraction, str(firings[place]), f"{cost / PS_PER_US:.3f}"))
+        matrix = [("G", *(f"r{place + 1}" for place in range(len(rates))))]
+        for arc, row in enumerate(self.topology):
+            matrix.append((f"r{arc + 1} -> r{arc + 2}", *(f"{float(entry):.4g}" if entry else "." for entry in row)))
+        return "\n\n".join(
+            (
+                f"dataflow graph, rates counted on {self.samples} samples",
+                _aligned(actors),
+                "topology matrix, a row an arc: G r = 0\n" + _aligned(matrix),
+                f"mean latency = sum of repetitions x costs = {self.mean_us:.3f} us",
+            )
+        )
+
 
 def sdf(design: Design, calibration: CalibrationTable, latency: LatencyTable) -> Dataflow:
     """The dataflow graph of a design; its ``mean_us`` is that of ``evaluate``.
@@ -119,3 +150,15 @@ def _costs_ps(instance: Instance, exits: Exits) -> tuple[int, ...]:
         costs_ps += [leave_ps - before_ps - branch_ps, branch_ps]
         before_ps = leave_ps
     return tuple(costs_ps[:-1])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns to the right, the first two of text to the left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from hapi_tvm.errors import RecordError
-from hapi_tvm.records import CalibrationTable, LatencyTable, Prediction
+from hapi_tvm.records import SLA, CalibrationTable, LatencyTable, Prediction
 from hapi_tvm.search.instance import PS_PER_US, Exits, Instance
 from hapi_tvm.search.objective import Figures, drop_upper, rank_count
 
@@ -31,8 +31,9 @@ def evaluate(
     the first exit whose threshold is 0, for nobody passes that. Costs are taken at ``latency_quantile``.
 
     A percentile q is the smallest leaving cost c such that at least q of the samples cost c or less.
-    Raises RecordError if the tables or the exits contradict each other.
+    Raises RecordError if the tables or the exits contradict each other, SLAError for a level outside [0.5, 1).
     """
+    SLA(max_accuracy_drop=1.0, drop_confidence=drop_confidence, latency_quantile=latency_quantile)
     instance = Instance.from_tables(calibration, latency, latency_quantile=latency_quantile)
     check_exits(instance, exits)
     return predict(instance, exits, drop_confidence)

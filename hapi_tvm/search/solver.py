@@ -79,6 +79,8 @@ def solve(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Solution:
     """``search``, with the gap as a number."""
+    if not time_limit_s >= 0:
+        raise SLAError(f"search: time_limit_s={time_limit_s} must be a number of seconds, not negative")
     problem = Problem.of(calibration, latency, sla, space or Space())
     check_graph(graph, calibration, latency)
     strategy = strategy or Exact()
