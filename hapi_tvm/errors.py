@@ -56,8 +56,7 @@ class InfeasibleSLA(HapiError):
     """No design meets the SLA.
 
     nearest: the design that comes closest to its latencies together (a ``Design``). closest: by field of the SLA,
-    the design that comes closest to that limit while it keeps all others; a limit has none where the others alone
-    cannot be kept.
+    the design that comes closest to that limit among those that keep all others, or among all where none does.
     """
 
     def __init__(self, message: str, nearest=None, closest=None):

@@ -105,10 +105,17 @@ def infeasible_message(nearest: Design, closest: Mapping[str, Design], proven: b
 
 
 def _enough(closest: Mapping[str, Design]) -> str:
-    """What each limit would have to be if the others stay; nothing for a drop of more than everything."""
-    needed = {field: limit_needed(design, field) for field, design in closest.items()}
+    """What each limit would have to be if the others stay; nothing where that is of no use."""
+    needed = {field: limit_needed(design, field) for field, design in closest.items() if _keeps_others(design, field)}
     changes = [f"{field}={value:.4g}" for field, value in needed.items() if field != DROP_LIMIT or value <= 1]
     return f"; one of these alone would do: {', '.join(changes)}" if changes else ""
+
+
+def _keeps_others(design: Design, field: str) -> bool:
+    sla, predicted = design.sla, design.predicted
+    kept = {LATENCY_LIMITS[metric]: getattr(predicted, f"{metric}_us") <= us for metric, us in sla.budgets_us.items()}
+    kept[DROP_LIMIT] = sla.max_accuracy_drop is None or predicted.accuracy_drop_upper <= sla.max_accuracy_drop
+    return all(holds for name, holds in kept.items() if name != field)
 
 
 def limit_needed(design: Design, field: str) -> float:

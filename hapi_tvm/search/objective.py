@@ -108,9 +108,10 @@ class Objective:
         approached = {metric: ps for metric, ps in self.budgets_ps.items() if metric not in held}
         return replace(self, goal=Goal.NEAREST, budgets_ps=held, targets_ps=approached)
 
-    def most_accurate(self) -> Objective:
-        """The most accuracy, without any limit but the number of exits."""
-        return replace(self, goal=Goal.ACCURATE, max_drop=None, budgets_ps={})
+    def alone(self, limit: str) -> Objective:
+        """The same with one of ``limits`` only."""
+        kept = {metric: ps for metric, ps in self.budgets_ps.items() if LATENCY_LIMITS[metric] == limit}
+        return replace(self, max_drop=self.max_drop if limit == DROP_LIMIT else None, budgets_ps=kept)
 
     def feasible(self, figures: Figures):
         """bool, of the figures' shape."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hapi_tvm.errors import InfeasibleSLA, SLAError
-from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable
+from hapi_tvm.records import DROP_LIMIT, SLA, CalibrationTable, Design, ExitGraph, LatencyTable
 from hapi_tvm.search.describe import design_of, infeasible_message, space_text
 from hapi_tvm.search.exact import Exact
 from hapi_tvm.search.instance import check_graph
@@ -50,8 +50,8 @@ def search(
     accuracy, then least mean latency, then fewer exits. Same input, same answer, unless the clock stops it.
 
     Raises InfeasibleSLA, with the design that comes nearest to the latency budgets while it keeps the accuracy
-    limit and, for each limit, the one that comes closest to it while it keeps the others; RecordError where the
-    records contradict each other; SLAError where the SLA and the space do.
+    limit and, for each limit, the one that comes closest to it (see ``InfeasibleSLA``);
+    RecordError where the records contradict each other; SLAError where the SLA and the space do.
     """
     return solve(
         calibration,
@@ -101,7 +101,7 @@ def _infeasible(
     clock: Callable[[], float],
 ) -> InfeasibleSLA:
     """With the design nearest to the latency budgets within the accuracy limit; where exits that must be there
-    leave none, the most accurate. ``seconds`` for it, and as long again for the closest to each limit."""
+    leave none, the most accurate. ``seconds`` for each search of it, and as long again for the limits together."""
     text = space_text(problem, outcome)
 
     def solved(objective: Objective, seconds: float) -> Design | None:
@@ -111,11 +111,14 @@ def _infeasible(
         return design_of(problem.instance, graph, sla, exits, space=text, proven_optimal=False)
 
     objective = problem.objective
-    nearest = solved(objective.nearest(), seconds) or solved(objective.most_accurate(), seconds)
+    nearest = solved(objective.nearest(), seconds) or solved(objective.alone(DROP_LIMIT).closest_to(DROP_LIMIT), seconds)
     if nearest is None:
         limits = f"max_exits={objective.max_exits}, max_bytes={problem.space.max_bytes}"
         raise SLAError(f"Space: no design has exits at {sorted(problem.space.must)} within {limits}; ask for fewer")
     share_s = seconds / len(objective.limits)
-    found = {limit: solved(objective.closest_to(limit), share_s) for limit in objective.limits}
+    found = {
+        limit: solved(objective.closest_to(limit), share_s) or solved(objective.alone(limit).closest_to(limit), share_s)
+        for limit in objective.limits
+    }
     closest = {limit: design for limit, design in found.items() if design is not None}
     return InfeasibleSLA(infeasible_message(nearest, closest, outcome.proven), nearest, closest)
