@@ -111,7 +111,8 @@ def _infeasible(
         return design_of(problem.instance, graph, sla, exits, space=text, proven_optimal=False)
 
     objective = problem.objective
-    nearest = solved(objective.nearest(), seconds) or solved(objective.alone(DROP_LIMIT).closest_to(DROP_LIMIT), seconds)
+    most_accurate = objective.alone(DROP_LIMIT).closest_to(DROP_LIMIT)
+    nearest = solved(objective.nearest(), seconds) or solved(most_accurate, seconds)
     if nearest is None:
         limits = f"max_exits={objective.max_exits}, max_bytes={problem.space.max_bytes}"
         raise SLAError(f"Space: no design has exits at {sorted(problem.space.must)} within {limits}; ask for fewer")
