@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hapi_tvm.errors import InfeasibleSLA, SLAError
-from hapi_tvm.records import DROP_LIMIT, SLA, CalibrationTable, Design, ExitGraph, LatencyTable
+from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable
 from hapi_tvm.search.describe import design_of, infeasible_message, space_text
 from hapi_tvm.search.exact import Exact
-from hapi_tvm.search.instance import check_graph
-from hapi_tvm.search.objective import Objective
+from hapi_tvm.search.instance import Exits, check_graph
+from hapi_tvm.search.nearest import nearest_to
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.space import Space
-from hapi_tvm.search.strategy import Outcome, Strategy
+from hapi_tvm.search.strategy import Strategy
 
 __all__ = ["Solution", "search", "solve"]
 
@@ -85,41 +86,17 @@ def solve(
     check_graph(graph, calibration, latency)
     strategy = strategy or Exact()
     outcome = strategy.solve(problem, seconds=time_limit_s, seed=seed, clock=clock)
-    if outcome.exits is None:
-        raise _infeasible(problem, graph, sla, outcome, time_limit_s, clock)
-    text = space_text(problem, outcome)
-    design = design_of(problem.instance, graph, sla, outcome.exits, space=text, proven_optimal=outcome.proven)
-    return Solution(design, problem.objective.gap(outcome.key[0], outcome.floor))
-
-
-def _infeasible(
-    problem: Problem,
-    graph: ExitGraph,
-    sla: SLA,
-    outcome: Outcome,
-    seconds: float,
-    clock: Callable[[], float],
-) -> InfeasibleSLA:
-    """With the design nearest to the latency budgets within the accuracy limit; where exits that must be there
-    leave none, the most accurate. ``seconds`` for each search of it, and as long again for the limits together."""
     text = space_text(problem, outcome)
 
-    def solved(objective: Objective, seconds: float) -> Design | None:
-        exits = Exact().solve(problem.asking(objective), seconds=seconds, clock=clock).exits
-        if exits is None:
-            return None
-        return design_of(problem.instance, graph, sla, exits, space=text, proven_optimal=False)
+    def described(exits: Exits) -> Design:
+        return design_of(problem.instance, graph, sla, exits, space=text, proven_optimal=outcome.proven)
 
-    objective = problem.objective
-    most_accurate = objective.alone(DROP_LIMIT).closest_to(DROP_LIMIT)
-    nearest = solved(objective.nearest(), seconds) or solved(most_accurate, seconds)
-    if nearest is None:
-        limits = f"max_exits={objective.max_exits}, max_bytes={problem.space.max_bytes}"
-        raise SLAError(f"Space: no design has exits at {sorted(problem.space.must)} within {limits}; ask for fewer")
-    share_s = seconds / len(objective.limits)
-    found = {
-        limit: solved(objective.closest_to(limit), share_s) or solved(objective.alone(limit).closest_to(limit), share_s)
-        for limit in objective.limits
-    }
-    closest = {limit: design for limit, design in found.items() if design is not None}
-    return InfeasibleSLA(infeasible_message(nearest, closest, outcome.proven), nearest, closest)
+    if outcome.exits is not None:
+        return Solution(described(outcome.exits), problem.objective.gap(outcome.key[0], outcome.floor))
+    near = nearest_to(problem, seconds=time_limit_s, clock=clock)
+    kept = [exits for exits in (near.exits, *near.closest.values()) if problem.feasible(exits)]
+    if kept:
+        return Solution(described(min(kept, key=problem.key)), 0.0 if outcome.proven else math.inf)
+    nearest = replace(described(near.exits), proven_optimal=False)
+    closest = {limit: replace(described(exits), proven_optimal=False) for limit, exits in near.closest.items()}
+    raise InfeasibleSLA(infeasible_message(nearest, closest, outcome.proven), nearest, closest)

@@ -198,11 +198,11 @@ SLAS = {
     "no deadline": ({"deadline_ms": 0.0}, r"SLA: deadline_ms=0\.0 must be a positive number"),
     "a word": ({"mean_latency_ms": "fast"}, "SLA: mean_latency_ms='fast' is no number"),
     "a yes": ({"max_accuracy_drop": True}, "SLA: max_accuracy_drop=True is no number"),
-    "quantile 1": ({"max_accuracy_drop": 0.1, "latency_quantile": 1.0}, r"latency_quantile=1\.0 must lie in \[0\.5, 1\)"),
+    "quantile 1": ({"max_accuracy_drop": 0.1, "latency_quantile": 1.0}, r"latency_quantile=1\.0 must lie in \[0"),
     "quantile low": ({"max_accuracy_drop": 0.1, "latency_quantile": 0.1}, r"latency_quantile=0\.1 must lie"),
     "quantile nan": ({"max_accuracy_drop": 0.1, "latency_quantile": math.nan}, "latency_quantile=nan must lie"),
     "confidence 1": ({"max_accuracy_drop": 0.1, "drop_confidence": 1}, "drop_confidence=1 must lie"),
-    "negative exits": ({"max_accuracy_drop": 0.1, "max_exits": -1}, "max_exits=-1 must be a whole number, not negative"),
+    "negative exits": ({"max_accuracy_drop": 0.1, "max_exits": -1}, "max_exits=-1 must be a whole number, not neg"),
     "half an exit": ({"max_accuracy_drop": 0.1, "max_exits": 1.5}, r"max_exits=1\.5 must be a whole number"),
 }
 
@@ -216,7 +216,7 @@ def test_an_sla_that_cannot_be_meant(lines, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("p90_latency_ms=0.4", "SLA: there is no 'p90_latency_ms'; an SLA may have max_accuracy_drop, mean_latency_ms, "),
+        ("p90_latency_ms=0.4", "SLA: there is no 'p90_latency_ms'; an SLA may have max_accuracy_drop, mean"),
         ("mean_latency_ms=0.4, mean_latency_ms=0.5", r"SLA: mean_latency_ms is given twice, 0\.4 and 0\.5"),
         ("mean_latency_ms=soon", "SLA: mean_latency_ms='soon' is no number"),
         ("max_exits=2.5", r"SLA: max_exits='2\.5' is no whole number"),
@@ -241,7 +241,7 @@ SPACES = {
     "must beyond the last": ({"must": {7}}, r"Space\.must names candidate 7; there are 3, from 0"),
     "must not below the first": ({"must_not": {-1}}, r"Space\.must_not names candidate -1; there are 3, from 0"),
     "must more than may": ({"must": {0, 1, 2}}, r"Space\.must names 3 candidates and SLA\.max_exits=2: raise it"),
-    "must without a kind": ({"must": {1}, "kinds": ()}, r"Space\.must names candidate 1, which has no branch of the ki"),
+    "must without a kind": ({"must": {1}, "kinds": ()}, r"Space\.must names candidate 1, which has no branch of the"),
     "an unknown kind": ({"kinds": ("conv",)}, r"Space\.kinds names 'conv'; the tables have kind_0, kind_1"),
     "a size without sizes": ({"max_bytes": 9}, "Space: max_bytes=9 without option_bytes"),
     "a negative size": ({"max_bytes": -9, "option_bytes": (1,) * 6}, "Space: max_bytes=-9 must not be negative"),

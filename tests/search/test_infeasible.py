@@ -118,7 +118,7 @@ def test_an_accuracy_that_an_exit_that_must_be_there_rules_out():
     with pytest.raises(InfeasibleSLA) as caught:
         search(calibration, latency, graph, SLA(max_accuracy_drop=0.0), space=Space(must=frozenset({0})))
     assert str(caught.value) == (
-        "no design meets the accuracy limit within max_accuracy_drop=0; the nearest takes 1 accuracy drop (exit_00 only): "
-        "lift a limit of the space, or allow a larger accuracy drop"
+        "no design meets the accuracy limit within max_accuracy_drop=0; the nearest takes 1 accuracy drop (exit_00 "
+        "only): lift a limit of the space, or allow a larger accuracy drop"
     )
     assert caught.value.closest["max_accuracy_drop"] == caught.value.nearest

@@ -1,4 +1,4 @@
-"""Costs planned at an upper quantile: what is added, and that it holds whatever the errors have to do with each other."""
+"""Costs planned at an upper quantile: what is added, and that it holds however the errors are correlated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def test_every_row_is_raised_by_its_own_error(samples_in_place):
     planned = Instance.from_tables(calibration, latency, latency_quantile=0.9)
     z = NormalDist().inv_cdf(0.9)
     assert latency.branch_sigma_us.max() > 0
-    np.testing.assert_allclose(planned.branch_ps / PS_PER_US, latency.branch_us + z * latency.branch_sigma_us, atol=1e-6)
+    branch_us = latency.branch_us + z * latency.branch_sigma_us
+    np.testing.assert_allclose(planned.branch_ps / PS_PER_US, branch_us, atol=1e-6)
     segment_us = latency.segment_us + z * latency.segment_sigma_us
     np.testing.assert_allclose(planned.reach_ps / PS_PER_US, np.cumsum(segment_us), atol=1e-5)
 
