@@ -48,7 +48,8 @@ def problems(draw, asking: str | None = None, sizes=SIZES):
     What is asked for is drawn by hypothesis, which likes small numbers; the sizes by the seed, which does not.
     asking: one of ASKED, which is then among the limits.
     """
-    asked = draw(st.sets(st.sampled_from(ASKED), min_size=asking is None, max_size=3)) | {asking}
+    always = set() if asking is None else {asking}
+    asked = draw(st.sets(st.sampled_from(ASKED), min_size=1 - len(always), max_size=3)) | always
     shared, confidence = draw(st.booleans()), draw(st.sampled_from([0.5, 0.8, 0.95, 0.999]))
     candidates, kinds, most = draw(st.sampled_from(sizes))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -82,7 +83,7 @@ def traits(drawn: Drawn, best) -> set[str]:
         "a threshold each": not space.shared,
         "must": bool(space.must),
         "must not": bool(space.must_not),
-        "one kind of two": space.kinds is not None and len(drawn.problem.instance.options) > drawn.problem.allowed.sum(),
+        "one kind of two": space.kinds is not None and not drawn.problem.allowed.all(),
         "size": space.max_bytes is not None,
         "robust": sla.latency_quantile > 0.5,
         "plain estimate of the drop": sla.max_accuracy_drop is not None and sla.drop_confidence == 0.5,
