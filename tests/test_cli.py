@@ -47,7 +47,8 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"], ["search", "-h"]]
+    "arguments",
+    [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"], ["search", "-h"]],
 )
 def test_help_imports_nothing_heavy_and_takes_under_a_second(arguments):
     script = (

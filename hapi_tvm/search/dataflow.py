@@ -98,8 +98,7 @@ class Dataflow:
             matrix.append((f"r{arc + 1} -> r{arc + 2}", *(f"{float(entry):.4g}" if entry else "." for entry in row)))
         return "\n\n".join(
             (
-                f"dataflow graph, rates counted on {self.samples} samples",
-                _aligned(actors),
+                f"dataflow graph, rates counted on {self.samples} samples\n" + _aligned(actors),
                 "topology matrix, a row an arc: G r = 0\n" + _aligned(matrix),
                 f"mean latency = sum of repetitions x costs = {self.mean_us:.3f} us",
             )

@@ -172,7 +172,7 @@ SEARCHES = {
         r"CalibrationTable\.confidence is float64; the compiled module compares float32",
     ),
     "hours for microseconds": (
-        (CALIBRATION, replace(LATENCY, scale=1e13), GRAPH),
+        (CALIBRATION, replace(LATENCY, scale=1e12), GRAPH),
         "us for 6 samples is beyond what 64-bit picoseconds hold",
     ),
 }
