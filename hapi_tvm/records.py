@@ -287,8 +287,8 @@ class SLA:
     latency_quantile: segments and branches are planned at this upper limit of their typical cost: the median plus
     its standard error (the surrogate's, where it was predicted) times the normal quantile. Every row is taken high at
     once, as if all errors were one, so that nothing cancels: a sum at this level is at or above the sum's own
-    quantile whatever the correlation. It is about what is not known of the costs, not about how they vary from one
-    run to the next. 0.5 takes the medians.
+    quantile whatever the correlation. Overheads and scale are taken as they are. It is about what is not known of the
+    costs, not about how they vary from one run to the next. 0.5 takes the medians.
     drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
     approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
     max_exits: how many exits a design may place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -72,6 +73,14 @@ def test_every_option_of_every_command_has_a_place_in_its_help():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.opts[0] in text
+
+
+@pytest.mark.parametrize("command", ["build", "search"])
+def test_every_line_of_an_sla_is_an_option_and_its_default_is_told(command):
+    options = {parameter.name: parameter for parameter in main.commands[command].params}
+    for line in dataclasses.fields(hapi_tvm.SLA):
+        told = "" if line.default is None else f"[default: {line.default}]"
+        assert told in options[line.name].help
 
 
 @pytest.fixture(scope="module")
