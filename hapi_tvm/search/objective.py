@@ -148,7 +148,7 @@ class Objective:
         if best <= floor:
             return 0.0
         if self.goal is Goal.ACCURATE:
-            return (best - floor) / self.samples
+            return (best - max(floor, -self.samples)) / self.samples  # nobody gains more than every sample
         return best / floor - 1 if floor > 0 else math.inf
 
     def excess(self, figures: Figures):

@@ -249,7 +249,7 @@ SPACES = {
     "too few sizes": ({"option_bytes": (1, 2)}, r"Space\.option_bytes has 2 sizes for 6 options"),
     "must beyond the size": (
         {"must": {0, 2}, "max_bytes": 3, "option_bytes": (2,) * 6},
-        r"no design has exits at \[0, 2\] within max_exits=2, max_bytes=3; ask for fewer",
+        r"Space: no design has exits at \[0, 2\], max_exits=2, max_bytes=3; ask for fewer",
     ),
 }
 

@@ -113,6 +113,12 @@ def test_what_is_printed_is_enough():
         assert search(calibration, latency, graph, SLA(worst_latency_ms=value)).exits == ()
 
 
+def test_nothing_found_in_no_time_is_not_called_impossible():
+    made = network(1, samples=50, candidates=4)
+    with pytest.raises(InfeasibleSLA, match=r"no design was found in 0 s that has exits at \[1\], max_exits=4"):
+        search(*made, SLA(mean_latency_ms=1.0), space=Space(must=frozenset({1})), time_limit_s=0)
+
+
 def test_an_accuracy_that_an_exit_that_must_be_there_rules_out():
     calibration, latency, graph = tables([[1.0]] * 4, [[False, True]] * 4, [1, 1], [1])
     with pytest.raises(InfeasibleSLA) as caught:
