@@ -264,7 +264,12 @@ class _Run:
         with stage("front", self.timings_s) as note:
             sla = self.settings.sla
             front = pareto(
-                calibration, latency, graph, drop_confidence=sla.drop_confidence, max_exits=sla.max_exits
+                calibration,
+                latency,
+                graph,
+                drop_confidence=sla.drop_confidence,
+                latency_quantile=sla.latency_quantile,
+                max_exits=sla.max_exits,
             )
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:

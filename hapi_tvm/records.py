@@ -11,9 +11,10 @@ ordered by candidate, then kind.
 from __future__ import annotations
 
 import math
+import numbers
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -100,6 +101,11 @@ class CalibrationTable:
                 )
         if shape[0] == 0:
             raise RecordError(f"CalibrationTable: the split {self.split!r} is empty")
+        if self.label.ndim != 1:
+            raise RecordError(f"CalibrationTable.label has shape {self.label.shape}; one class a sample is [N]")
+        for name in ("prediction", "label"):
+            if (dtype := getattr(self, name).dtype).kind not in "iu":
+                raise RecordError(f"CalibrationTable.{name} is {dtype}; classes are counted from 0, so make it int32")
         bad = ~((self.confidence >= 0) & (self.confidence <= 1))
         if bad.any():
             row, column = (int(i) for i in np.argwhere(bad)[0])
@@ -131,8 +137,11 @@ class KernelLatency:
     samples_us: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if not (math.isfinite(self.median_us) and self.median_us >= 0):
-            raise RecordError(f"kernel {self.name} ({self.key}): median_us={self.median_us} is no latency")
+        figures = {"median_us": self.median_us, "sigma_us": self.sigma_us}
+        figures |= {f"samples_us[{index}]": sample_us for index, sample_us in enumerate(self.samples_us)}
+        for what, value_us in figures.items():
+            if not _is_latency(value_us):
+                raise RecordError(f"kernel {self.name} ({self.key}): {what}={value_us} is no latency; measure it again")
 
     @property
     def measured(self) -> bool:
@@ -178,7 +187,20 @@ class LatencyTable:
         ):
             if samples and (len(samples) != len(rows) or not all(samples)):
                 raise RecordError(f"LatencyTable: samples of {len(samples)} {what} rows, of {len(rows)}, or empty ones")
-        known = {kernel.key for kernel in self.kernels}
+            for index, row in enumerate(samples):
+                for repeat, sample_us in enumerate(row):
+                    if not _is_latency(sample_us):
+                        raise RecordError(
+                            f"LatencyTable.{what}_samples_us[{index}][{repeat}] = {sample_us} is no latency; "
+                            "measure it again"
+                        )
+        for name in ("entry_us", "call_us", "gate_us", "scale"):
+            if not _is_latency(getattr(self, name)):
+                raise RecordError(f"LatencyTable.{name} = {getattr(self, name)} must be finite and not negative")
+        known = {kernel.key: kernel for kernel in self.kernels}
+        for index, kernel in enumerate(self.kernels):
+            if known[kernel.key] is not kernel:
+                raise RecordError(f"LatencyTable.kernels[{index}] is {kernel.key}, which another one is too")
         for what, rows in (("segment", self.segments), ("branch", self.branches)):
             for index, row in enumerate(rows):
                 for key in row:
@@ -188,6 +210,10 @@ class LatencyTable:
     def _sum_us(self, rows: tuple[tuple[str, ...], ...]) -> np.ndarray:
         median = {kernel.key: kernel.median_us for kernel in self.kernels}
         return np.array([self.scale * sum(median[key] + self.call_us for key in row) for row in rows])
+
+    def _sum_sigma_us(self, rows: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        sigma = {kernel.key: kernel.sigma_us for kernel in self.kernels}
+        return np.array([self.scale * sum(sigma[key] for key in row) for row in rows])
 
     @property
     def segment_us(self) -> np.ndarray:
@@ -201,6 +227,21 @@ class LatencyTable:
         """float64 [C], microseconds, the gate included; ordered as ``options``."""
         cost_us = _medians(self.branch_samples_us) if self.branch_samples_us else self._sum_us(self.branches)
         return cost_us + self.gate_us
+
+    @property
+    def segment_sigma_us(self) -> np.ndarray:
+        """float64 [E + 1], microseconds: standard error of each row of ``segment_us``. The errors of a row's
+        kernels add up as they are, for a surrogate errs on all of them the same way."""
+        return _errors(self.segment_samples_us) if self.segment_samples_us else self._sum_sigma_us(self.segments)
+
+    @property
+    def branch_sigma_us(self) -> np.ndarray:
+        """float64 [C], microseconds; as ``segment_sigma_us``."""
+        return _errors(self.branch_samples_us) if self.branch_samples_us else self._sum_sigma_us(self.branches)
+
+
+def _is_latency(value_us: float) -> bool:
+    return math.isfinite(value_us) and value_us >= 0
 
 
 def median_error(samples: Sequence[float]) -> float:
@@ -217,7 +258,21 @@ def _medians(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
     return np.array([np.median(row) for row in rows])
 
 
-LATENCY_METRICS = ("mean", "p95", "p99", "worst")
+def _errors(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    return np.array([median_error(row) for row in rows])
+
+
+DROP_LIMIT = "max_accuracy_drop"
+"""The field of ``SLA`` that limits the accuracy drop."""
+
+LATENCY_LIMITS = {
+    "mean": "mean_latency_ms",
+    "p95": "p95_latency_ms",
+    "p99": "p99_latency_ms",
+    "worst": "worst_latency_ms",
+    "deadline": "deadline_ms",
+}
+"""The field of ``SLA`` that limits each latency of ``Prediction``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +282,13 @@ class SLA:
     max_accuracy_drop: share of samples, 0.01 is one point. Alone, it asks for the least latency.
     <metric>_latency_ms: budget in milliseconds. Alone, or several, they ask for the most accuracy.
     With both kinds, the least mean latency among the designs that meet every line.
+    deadline_ms: no sample may be answered later. Where the network does not end in time, the last exit
+    that is reached by then answers whatever it is asked (its threshold is 0), and nothing behind it runs.
+    latency_quantile: segments and branches are planned at this upper limit of their typical cost: the median plus
+    its standard error (the surrogate's, where it was predicted) times the normal quantile. Every row is taken high at
+    once, as if all errors were one, so that nothing cancels: a sum at this level is at or above the sum's own
+    quantile whatever the correlation. Overheads and scale are taken as they are. It is about what is not known of the
+    costs, not about how they vary from one run to the next. 0.5 takes the medians.
     drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
     approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
     max_exits: how many exits a design may place.
@@ -237,10 +299,16 @@ class SLA:
     p95_latency_ms: float | None = None
     p99_latency_ms: float | None = None
     worst_latency_ms: float | None = None
+    deadline_ms: float | None = None
+    latency_quantile: float = 0.5
     drop_confidence: float = 0.95
     max_exits: int = 4
 
     def __post_init__(self):
+        for name in (line.name for line in fields(self)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+                raise SLAError(f"SLA: {name}={value!r} is no number")
         if self.max_accuracy_drop is None and not self.budgets_us:
             raise SLAError("SLA: nothing asked for; give max_accuracy_drop or a latency such as mean_latency_ms")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
@@ -249,16 +317,18 @@ class SLA:
             )
         for metric, budget_us in self.budgets_us.items():
             if not (math.isfinite(budget_us) and budget_us > 0):
-                raise SLAError(f"SLA: {metric}_latency_ms={budget_us / 1000} must be a positive number")
+                raise SLAError(f"SLA: {LATENCY_LIMITS[metric]}={budget_us / 1000} must be a positive number")
+        if not 0.5 <= self.latency_quantile < 1:
+            raise SLAError(f"SLA: latency_quantile={self.latency_quantile} must lie in [0.5, 1)")
         if not 0.5 <= self.drop_confidence < 1:
             raise SLAError(f"SLA: drop_confidence={self.drop_confidence} must lie in [0.5, 1)")
-        if self.max_exits < 0:
-            raise SLAError(f"SLA: max_exits={self.max_exits} must not be negative")
+        if self.max_exits < 0 or not isinstance(self.max_exits, numbers.Integral):
+            raise SLAError(f"SLA: max_exits={self.max_exits} must be a whole number, not negative")
 
     @property
     def budgets_us(self) -> Mapping[str, float]:
         """Microseconds by metric, the metrics asked for only."""
-        given = {metric: getattr(self, f"{metric}_latency_ms") for metric in LATENCY_METRICS}
+        given = {metric: getattr(self, field) for metric, field in LATENCY_LIMITS.items()}
         return {metric: 1000.0 * ms for metric, ms in given.items() if ms is not None}
 
 
@@ -267,6 +337,8 @@ class Prediction:
     """What the search expects of a design, from the two tables. Latencies in microseconds.
 
     accuracy_drop: backbone minus design on the calibration split; upper: its limit at the SLA's level.
+    worst_us: all segments and all placed branches. deadline_us: the latest that any sample, seen or not, is
+    answered: as worst_us, unless an exit of threshold 0 lets nobody pass.
     exit_rates: share of samples that leave at each placed exit, the backbone's last; sums to 1.
     """
 
@@ -278,6 +350,7 @@ class Prediction:
     p95_us: float
     p99_us: float
     worst_us: float
+    deadline_us: float
     exit_rates: tuple[float, ...]
 
 

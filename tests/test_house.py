@@ -33,7 +33,7 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder"),
+        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
         ("records",),
         ("numpy",),
     ),
@@ -41,7 +41,7 @@ LAYERS = {
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
     "passes": Layer(("passes",), ("records", "compat", "passes"), ("numpy", "tvm", "tvm_ffi")),
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
-    "search": Layer(("search",), ("records", "search"), ("numpy", "scipy", "xgboost")),
+    "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "scipy", "xgboost")),
     "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
         tuple(STAGES.split()),
@@ -49,7 +49,7 @@ LAYERS = {
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "report"),
+        ("backbone_build", "building", "cli", "cli_options", "cli_search", "report", "researching"),
         ("facade", "records", "terminal", "passes", "targets", "search", "runtime", "stages", "top"),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),

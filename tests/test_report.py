@@ -56,6 +56,7 @@ def sample_report():
             "p95_latency_us": 2104.0,
             "p99_latency_us": 2104.0,
             "worst_latency_us": 2105.0,
+            "deadline_us": 2105.0,
             "exit_rates": [0.437, 0.229, 0.121, 0.213],
         },
         "certificate": {
@@ -112,6 +113,8 @@ def sample_report():
             "p95_latency_ms": 2.1,
             "p99_latency_ms": None,
             "worst_latency_ms": None,
+            "deadline_ms": None,
+            "latency_quantile": 0.5,
             "drop_confidence": 0.95,
             "max_exits": 4,
         },
@@ -230,6 +233,16 @@ def test_a_design_without_exits_has_a_page():
     report["hapi"]["exit_rates"] = report["predicted"]["exit_rates"] = [1.0]
     page = _Page(render_html(report))
     assert page.open == [] and "the design is the plain backbone" in page.text
+
+
+def test_a_deadline_and_planned_latencies_are_on_the_page():
+    report = sample_report()
+    page = render_html(report)
+    assert "deadline" not in page and "quantile of its uncertain costs" not in page
+    report["sla"] |= {"deadline_ms": 2.5, "latency_quantile": 0.9}
+    text = _Page(render_html(report)).text
+    assert "deadline" in text and "at most 2.50 ms" in text
+    assert "planned at the 90.0 % quantile of its uncertain costs" in " ".join(text.split())
 
 
 def test_the_stack_adds_up_to_the_weighted_cost():

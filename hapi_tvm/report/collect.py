@@ -74,6 +74,7 @@ def collect(records: RunRecords) -> Report:
             "p95_latency_us": predicted.p95_us,
             "p99_latency_us": predicted.p99_us,
             "worst_latency_us": predicted.worst_us,
+            "deadline_us": predicted.deadline_us,
             "exit_rates": list(predicted.exit_rates),
         },
         "certificate": None,

@@ -76,14 +76,15 @@ def _demands(report: Report) -> list[Demand]:
                 drop <= limit,
             )
         )
-    for metric in ("mean", "p95", "p99", "worst"):
-        if (budget_ms := sla[f"{metric}_latency_ms"]) is not None:
+    latencies = [(metric, f"{metric} latency", f"{metric}_latency") for metric in ("mean", "p95", "p99", "worst")]
+    for metric, what, name in (*latencies, ("worst", "deadline", "deadline")):
+        if (budget_ms := sla[f"{name}_ms"]) is not None:
             measured_us = hapi["latency_us"][metric]
             demands.append(
                 Demand(
-                    f"{metric} latency",
+                    what,
                     f"at most {format_us(1e3 * budget_ms)}",
-                    format_us(predicted[f"{metric}_latency_us"]),
+                    format_us(predicted[f"{name}_us"]),
                     format_us(measured_us),
                     measured_us <= 1e3 * budget_ms,
                 )

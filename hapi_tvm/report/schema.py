@@ -61,7 +61,8 @@ class Hapi(TypedDict):
 class Predicted(TypedDict):
     """What the search expected, from the calibration split and the latency table.
 
-    accuracy_drop: backbone minus design; accuracy_drop_upper: its limit at ``sla.drop_confidence``.
+    accuracy_drop: backbone minus design; accuracy_drop_upper: its limit at ``sla.drop_confidence``. Latencies are
+    planned at ``sla.latency_quantile``.
     """
 
     accuracy: float
@@ -72,6 +73,7 @@ class Predicted(TypedDict):
     p95_latency_us: float
     p99_latency_us: float
     worst_latency_us: float
+    deadline_us: float
     exit_rates: list[float]
 
 
@@ -148,6 +150,8 @@ class SLA(TypedDict):
     p95_latency_ms: float | None
     p99_latency_ms: float | None
     worst_latency_ms: float | None
+    deadline_ms: float | None
+    latency_quantile: float
     drop_confidence: float
     max_exits: int
 

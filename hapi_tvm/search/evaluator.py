@@ -7,28 +7,35 @@ from statistics import NormalDist
 import numpy as np
 
 from hapi_tvm.errors import RecordError
-from hapi_tvm.records import CalibrationTable, LatencyTable, Prediction
+from hapi_tvm.records import SLA, CalibrationTable, LatencyTable, Prediction
 from hapi_tvm.search.instance import PS_PER_US, Exits, Instance
 from hapi_tvm.search.objective import Figures, drop_upper, rank_count
 
-__all__ = ["evaluate", "figures_of", "leave_costs_ps", "leave_places", "predict", "right_answers"]
+__all__ = ["check_exits", "evaluate", "figures_of", "leave_costs_ps", "leave_places", "predict", "right_answers"]
 
 
 def evaluate(
-    calibration: CalibrationTable, latency: LatencyTable, exits: Exits, *, drop_confidence: float = 0.95
+    calibration: CalibrationTable,
+    latency: LatencyTable,
+    exits: Exits,
+    *,
+    drop_confidence: float = 0.95,
+    latency_quantile: float = 0.5,
 ) -> Prediction:
     """Accuracy and latency of a design on the calibration split.
 
     exits: (index into ``calibration.options``, threshold), in network order, at most one a candidate;
     thresholds in [0, 1] that float32 holds exactly. A sample leaves at the first exit where its
     confidence >= threshold, else at the backbone. It pays the segments up to there and every branch
-    on the way; the worst case pays all segments and all placed branches.
+    on the way; the worst case pays all segments and all placed branches, and the deadline is the same up to
+    the first exit whose threshold is 0, for nobody passes that. Costs are taken at ``latency_quantile``.
 
     A percentile q is the smallest leaving cost c such that at least q of the samples cost c or less.
-    Raises RecordError if the tables or the exits contradict each other.
+    Raises RecordError if the tables or the exits contradict each other, SLAError for a level outside [0.5, 1).
     """
-    instance = Instance.from_tables(calibration, latency)
-    _check_exits(instance, exits)
+    SLA(max_accuracy_drop=1.0, drop_confidence=drop_confidence, latency_quantile=latency_quantile)
+    instance = Instance.from_tables(calibration, latency, latency_quantile=latency_quantile)
+    check_exits(instance, exits)
     return predict(instance, exits, drop_confidence)
 
 
@@ -49,6 +56,7 @@ def predict(instance: Instance, exits: Exits, drop_confidence: float) -> Predict
         p95_us=figures.p95_ps / PS_PER_US,
         p99_us=figures.p99_ps / PS_PER_US,
         worst_us=figures.worst_ps / PS_PER_US,
+        deadline_us=figures.deadline_ps / PS_PER_US,
         exit_rates=tuple(int(count) / n for count in histogram),
     )
 
@@ -67,6 +75,7 @@ def figures_of(instance: Instance, exits: Exits) -> Figures:
         p95_ps=_percentile_ps(histogram, cost_ps, rank_count(95, n)),
         p99_ps=_percentile_ps(histogram, cost_ps, rank_count(99, n)),
         worst_ps=int(cost_ps[-1]),
+        deadline_ps=int(cost_ps[next((place for place, (_, at) in enumerate(exits) if at <= 0), -1)]),
         exits=len(exits),
     )
 
@@ -104,7 +113,8 @@ def _percentile_ps(histogram: np.ndarray, cost_ps: np.ndarray, count: int) -> in
     return int(cost_ps[np.searchsorted(np.cumsum(histogram), count)])
 
 
-def _check_exits(instance: Instance, exits: Exits) -> None:
+def check_exits(instance: Instance, exits: Exits) -> None:
+    """Raises RecordError unless ``exits`` are a design of these tables (see ``evaluate``)."""
     last = -1
     for place, (option, threshold) in enumerate(exits):
         if not 0 <= option < len(instance.options):

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hapi_tvm.errors import SLAError
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable
-from hapi_tvm.search.bitsets import ThresholdBits
+from hapi_tvm.search.beam import beam
+from hapi_tvm.search.choices import of_layer
 from hapi_tvm.search.describe import design_of
-from hapi_tvm.search.evaluator import figures_of
-from hapi_tvm.search.instance import Exits, Instance, check_graph
-from hapi_tvm.search.objective import Figures, Goal, Objective
+from hapi_tvm.search.frontier import Frontier, LayerSearch
+from hapi_tvm.search.instance import Exits, check_graph
+from hapi_tvm.search.nodes import Best, new_best, take_front
+from hapi_tvm.search.objective import Goal, Objective
+from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
+from hapi_tvm.search.rules import of_problem
 from hapi_tvm.search.scan import falling_order
-from hapi_tvm.search.shared import beam, shared_thresholds
-from hapi_tvm.search.tree import Tree
+from hapi_tvm.search.space import Space
 
-__all__ = ["pareto"]
+__all__ = ["Front", "grid_front", "pareto"]
 
-GRID = 64
 BEAM_WIDTH = 16
 PAIR_SCANS = 96
+PROOF_SHARE = 0.5
 
 
 def pareto(
@@ -32,22 +37,39 @@ def pareto(
     graph: ExitGraph,
     *,
     drop_confidence: float = 0.95,
+    latency_quantile: float = 0.5,
     max_exits: int = 4,
     points: int = 16,
+    space: Space | None = None,
+    time_limit_s: float = 10.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Design, ...]:
     """At most ``points`` designs by rising mean latency, none beaten by another in latency and accuracy.
 
-    Found by beam search at each shared threshold, then thresholds per exit by local search at the
-    accuracy of each point; nothing is proven. The plain backbone competes like any other. Each
+    First every such design of the grid, by branch and bound for half of the time; then thresholds off the grid
+    by local search at the accuracy of each point. The plain backbone competes like any other. Each
     design's SLA allows the accuracy drop that it has (at its upper limit of level ``drop_confidence``).
     """
-    instance = Instance.from_tables(calibration, latency)
+    if points < 1 or not time_limit_s >= 0:
+        raise SLAError(f"pareto: points={points} and time_limit_s={time_limit_s} must be at least 1 and 0")
+    started_s = clock()
+    loosest = SLA(
+        max_accuracy_drop=1.0,
+        drop_confidence=drop_confidence,
+        max_exits=max_exits,
+        latency_quantile=latency_quantile,
+    )
+    problem = Problem.of(calibration, latency, loosest, space or Space())
     check_graph(graph, calibration, latency)
-    rough = _thin(_front(_shared_designs(instance, max_exits)), points)
-    falling = falling_order(instance)
-    refined = [_refined(instance, exits, max_exits, falling) for _, _, exits in rough]
+    exact = grid_front(problem, deadline_s=started_s + PROOF_SHARE * time_limit_s, clock=clock)
+    rough = _thin(list(exact.points), points)
+    falling = falling_order(problem.instance)
+    refined = [_refined(problem, exits, falling, started_s + time_limit_s, clock) for _, _, exits in rough]
+    text = "accuracy against mean latency: " + (
+        "every design of the grid that no other beats" if exact.proven else "branch and bound, stopped by the clock"
+    )
     return tuple(
-        _front_design(instance, graph, exits, drop_confidence, max_exits)
+        _design(problem, graph, loosest, exits, text + "; then thresholds off the grid by local search")
         for _, _, exits in _thin(_front([*rough, *refined]), points)
     )
 
@@ -56,46 +78,69 @@ Point = tuple[int, int, Exits]
 """Sum of latencies in picoseconds, samples lost less samples gained, the design."""
 
 
-def _shared_designs(instance: Instance, max_exits: int) -> Iterator[Point]:
-    objective = _fastest_within(instance, math.inf, max_exits)
-    yield _point(instance, ())
-    for threshold in shared_thresholds(instance, GRID):
-        tree = Tree(instance, ThresholdBits.at(instance, threshold))
-        for prefixes, nodes in beam(tree, objective, BEAM_WIDTH):
-            figures = tree.figures(nodes, prefixes.path.shape[1] + 1)
-            for row in _front_rows(figures):
-                path = [*prefixes.path[nodes.parent[row]].tolist(), int(nodes.option[row])]
-                exits = tuple((option, float(threshold)) for option in path)
-                yield int(figures.total_ps[row]), int(figures.lost[row] - figures.gained[row]), exits
+@dataclass(frozen=True, slots=True)
+class Front:
+    """points: by rising latency. proven: they are all that the grid has."""
+
+    points: tuple[Point, ...]
+    proven: bool
 
 
-def _refined(instance: Instance, exits: Exits, max_exits: int, falling: np.ndarray) -> Point:
-    figures = figures_of(instance, exits)
-    objective = _fastest_within(instance, (figures.lost - figures.gained) / instance.samples, max_exits)
-    return _point(
-        instance, refine(instance, objective, exits, falling=falling, pair_scans=PAIR_SCANS, rebuild=False)
+def grid_front(
+    problem: Problem, *, deadline_s: float = math.inf, clock: Callable[[], float] = time.perf_counter
+) -> Front:
+    """The designs on the grid that no other on it beats in mean latency and accuracy; the limits of the space
+    hold, those of the SLA do not but for the number of exits. Of equals, one with the fewest exits."""
+    problem = problem.asking(_anything(problem.objective, None))
+    rules = of_problem(problem)
+    best = new_best(rules)
+    if problem.holds(()):
+        figures = problem.figures(())
+        take_front(rules, best, figures.total_ps, 0, 0, np.empty(0, dtype=np.int64), 0)
+    points: dict[int, Point] = {}
+    layers = [LayerSearch.of(of_layer(problem, layer), rules) for layer in problem.layers]
+    for index, layer in enumerate(layers):
+        if clock() < deadline_s:
+            beam(layer.bits, rules, problem.objective, best, BEAM_WIDTH)
+            _collect(problem, index, best, points)
+    frontier = Frontier(layers, best, lambda index: _collect(problem, index, best, points))
+    proven = frontier.run(deadline_s, clock, lambda floor: False)
+    _collect(problem, 0, best, points)
+    return Front(tuple(_front(list(points.values()))), proven)
+
+
+def _collect(problem: Problem, index: int, best: Best, points: dict[int, Point]) -> None:
+    """Take over what layer ``index`` brought to the front; ``points`` is keyed by place in ``best.front_ps``."""
+    if best.exits[0] < 0:
+        return
+    best.exits[0] = -1
+    front_ps = best.front_ps
+    for at in np.flatnonzero(front_ps[:-1] < np.append(2**62, front_ps[:-2])).tolist():
+        known = points.get(at)
+        if known is None or (known[0], len(known[2])) != (front_ps[at], best.front_exits[at]):
+            exits = problem.layers[index].exits(best.front_path[at, : best.front_exits[at]])
+            points[at] = (int(front_ps[at]), at - problem.instance.samples, exits)
+
+
+def _refined(
+    problem: Problem, exits: Exits, falling: np.ndarray, deadline_s: float, clock: Callable[[], float]
+) -> Point:
+    figures = problem.figures(exits)
+    max_drop = (figures.lost - figures.gained) / problem.instance.samples
+    within = problem.asking(replace(_anything(problem.objective, max_drop), goal=Goal.FASTEST))
+    refined = refine(
+        within, exits, falling=falling, pair_scans=PAIR_SCANS, rebuild=False, deadline_s=deadline_s, clock=clock
     )
+    figures = problem.figures(refined)
+    return figures.total_ps, figures.lost - figures.gained, refined
 
 
-def _fastest_within(instance: Instance, max_drop: float, max_exits: int) -> Objective:
-    """Least mean latency with at most ``max_drop`` on the split itself: no allowance for its chance."""
-    return Objective(Goal.FASTEST, instance.samples, 0.0, max_drop, budgets_ps={}, max_exits=max_exits)
+def _anything(objective: Objective, max_drop: float | None) -> Objective:
+    """No limit but ``max_drop`` on the split itself, without allowance for its chance, and the number of exits."""
+    return replace(objective, goal=Goal.FRONT, z=0.0, max_drop=max_drop, budgets_ps={})
 
 
-def _point(instance: Instance, exits: Exits) -> Point:
-    figures = figures_of(instance, exits)
-    return figures.total_ps, figures.lost - figures.gained, tuple(exits)
-
-
-def _front_rows(figures: Figures) -> np.ndarray:
-    """Rows that no other row beats in both, by rising latency."""
-    drop = figures.lost - figures.gained
-    order = np.lexsort((drop, figures.total_ps))
-    least = np.minimum.accumulate(drop[order])
-    return order[np.append(True, least[1:] < least[:-1])]
-
-
-def _front(points: Iterator[Point] | list[Point]) -> list[Point]:
+def _front(points: list[Point]) -> list[Point]:
     """Points that no other beats in both, by rising latency; of equals, the one with fewer exits."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point[0], point[1], len(point[2]))):
@@ -114,11 +159,7 @@ def _thin(front: list[Point], points: int) -> list[Point]:
     return [front[index] for index in sorted(chosen)]
 
 
-def _front_design(
-    instance: Instance, graph: ExitGraph, exits: Exits, drop_confidence: float, max_exits: int
-) -> Design:
-    loosest = SLA(max_accuracy_drop=1.0, drop_confidence=drop_confidence, max_exits=max_exits)
-    space = "accuracy against mean latency: beam search over shared thresholds, then per-exit thresholds"
-    design = design_of(instance, graph, loosest, exits, space=space, proven_optimal=False)
+def _design(problem: Problem, graph: ExitGraph, loosest: SLA, exits: Exits, space: str) -> Design:
+    design = design_of(problem.instance, graph, loosest, exits, space=space, proven_optimal=False)
     allowed = min(1.0, max(0.0, design.predicted.accuracy_drop_upper))
     return replace(design, sla=replace(loosest, max_accuracy_drop=allowed))

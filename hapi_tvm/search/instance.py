@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -39,16 +40,24 @@ class Instance:
     branch_ps: np.ndarray
 
     @classmethod
-    def from_tables(cls, calibration: CalibrationTable, latency: LatencyTable) -> Instance:
-        """Raises RecordError if the tables contradict each other or hold what cannot be searched."""
+    def from_tables(
+        cls, calibration: CalibrationTable, latency: LatencyTable, *, latency_quantile: float = 0.5
+    ) -> Instance:
+        """latency_quantile: see ``SLA``. Raises RecordError if the tables contradict each other or hold what
+        cannot be searched."""
         _check_options(calibration, latency)
         if calibration.confidence.dtype != np.float32:
             raise RecordError(
                 f"CalibrationTable.confidence is {calibration.confidence.dtype}; the compiled module "
                 "compares float32, so calibrate in float32"
             )
-        segment_ps = _picoseconds("segment_us", latency.segment_us)
-        branch_ps = _picoseconds("branch_us", latency.branch_us)
+        segment_us, branch_us = latency.segment_us, latency.branch_us
+        if latency_quantile != 0.5:
+            z = NormalDist().inv_cdf(latency_quantile)
+            segment_us = segment_us + z * latency.segment_sigma_us
+            branch_us = branch_us + z * latency.branch_sigma_us
+        segment_ps = _picoseconds("segment_us", segment_us)
+        branch_ps = _picoseconds("branch_us", branch_us)
         worst_ps = sum(segment_ps.tolist()) + sum(branch_ps.tolist())
         if worst_ps * len(calibration.label) >= 2**62:
             raise RecordError(

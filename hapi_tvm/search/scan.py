@@ -36,7 +36,7 @@ class Others:
 @dataclass(frozen=True, slots=True)
 class Scan:
     """place: where the scanned exit stands among the others. threshold: float32 [M], falling: each
-    confidence that an arriving sample has. figures: [M] each, of the design with that threshold."""
+    confidence that an arriving sample has, and 0. figures: [M] each, of the design with that threshold."""
 
     place: int
     threshold: np.ndarray
@@ -53,6 +53,9 @@ class Scan:
         arrivals = falling[others.leave[falling] >= place]
         confidence = instance.confidence[arrivals, option]
         last_of_ties = np.flatnonzero(np.diff(confidence, append=np.float32(-1)) != 0)
+        threshold = confidence[last_of_ties]
+        if threshold.size and threshold[-1] > 0:
+            last_of_ties, threshold = np.append(last_of_ties, last_of_ties[-1]), np.append(threshold, np.float32(0))
         exits = (*others.exits[:place], (option, 1.0), *others.exits[place:])
         cost_ps = leave_costs_ps(instance, exits)
         histogram = _histograms(others.leave, arrivals, place, len(exits))[last_of_ties]
@@ -60,7 +63,7 @@ class Scan:
         lost, gained = _flips(instance, others.right, arrivals, option)
         return cls(
             place=place,
-            threshold=confidence[last_of_ties],
+            threshold=threshold,
             figures=Figures(
                 total_ps=histogram @ cost_ps,
                 lost=lost[last_of_ties],
@@ -68,6 +71,7 @@ class Scan:
                 p95_ps=cost_ps[np.argmax(reached >= rank_count(95, instance.samples), axis=1)],
                 p99_ps=cost_ps[np.argmax(reached >= rank_count(99, instance.samples), axis=1)],
                 worst_ps=np.full(len(last_of_ties), cost_ps[-1]),
+                deadline_ps=_deadlines_ps(exits, cost_ps, place, threshold),
                 exits=np.full(len(last_of_ties), len(exits)),
             ),
         )
@@ -84,9 +88,7 @@ def _histograms(leave: np.ndarray, arrivals: np.ndarray, place: int, exits: int)
     return histogram
 
 
-def _flips(
-    instance: Instance, right: np.ndarray, arrivals: np.ndarray, option: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _flips(instance: Instance, right: np.ndarray, arrivals: np.ndarray, option: int) -> tuple[np.ndarray, np.ndarray]:
     """Lost and gained, int64 [A] each, if the first 1, 2, ... A arrivals take the answer of ``option``."""
     backbone = instance.right[:, -1]
     change = np.cumsum(instance.right[arrivals, option].astype(np.int64) - right[arrivals])
@@ -95,3 +97,10 @@ def _flips(
     )
     lost = np.count_nonzero(backbone & ~right) - (change - change_on_gains)
     return lost, np.count_nonzero(right & ~backbone) + change_on_gains
+
+
+def _deadlines_ps(exits: Exits, cost_ps: np.ndarray, place: int, threshold: np.ndarray) -> np.ndarray:
+    """int64 [M]: ``Figures.deadline_ps`` for each threshold of the exit at ``place``."""
+    stops = [at for at, (_, held) in enumerate(exits) if at != place and held <= 0]
+    held_ps = cost_ps[stops[0] if stops else -1]
+    return np.where(threshold <= 0, np.minimum(held_ps, cost_ps[place]), held_ps)

@@ -28,7 +28,7 @@ def tables(confidence, right, segment_us, branch_us, kinds: tuple[str, ...] = ("
         target="llvm",
         threads=1,
         tvm_version="0",
-        kernels=tuple(KernelLatency(name, name, float(us), 0.0) for name, us in named),
+        kernels=tuple(KernelLatency(name, name, float(us), 0.1 * float(us)) for name, us in named),
         segments=tuple((f"segment_{i}",) for i in range(candidates + 1)),
         options=options,
         branches=tuple((f"branch_{i}",) for i in range(len(branch_us))),
@@ -81,3 +81,18 @@ def network(seed: int, *, samples: int, candidates: int, kinds: int = 2) -> Tabl
     segment_us = random.uniform(20, 40, candidates + 1)
     branch_us = np.where(kind == 0, 3.0, 14.0) * random.uniform(0.8, 1.2, candidates * kinds)
     return tables(confidence, right, segment_us, branch_us, tuple(f"kind_{k}" for k in range(kinds)))
+
+
+def random_exits(seed: int, calibration, most: int) -> list[tuple[int, float]]:
+    """Up to ``most`` exits; thresholds that some sample has, or 0, or 1."""
+    random = np.random.default_rng(seed)
+    by_candidate: dict[int, list[int]] = {}
+    for index, option in enumerate(calibration.options):
+        by_candidate.setdefault(option.candidate, []).append(index)
+    size = int(random.integers(0, min(most, len(by_candidate)) + 1))
+    chosen = sorted(random.choice(len(by_candidate), size=size, replace=False).tolist())
+    exits = []
+    for candidate in chosen:
+        option = int(random.choice(by_candidate[candidate]))
+        exits.append((option, float(random.choice([0.0, 1.0, *calibration.confidence[:, option]]))))
+    return [(option, float(np.float32(threshold))) for option, threshold in exits]

@@ -8,14 +8,14 @@ from instances import network, small, tables
 from test_solver import exits_of
 
 from hapi_tvm.records import SLA
-from hapi_tvm.search import evaluate, pareto, search
+from hapi_tvm.search import Space, evaluate, pareto, search
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_design_is_beaten_and_latency_rises(seed):
     make = network if seed % 2 else small
     calibration, latency, graph = make(seed, samples=200, candidates=5, kinds=2)
-    front = pareto(calibration, latency, graph, drop_confidence=0.8, max_exits=3, points=7)
+    front = pareto(calibration, latency, graph, drop_confidence=0.8, max_exits=3, points=7, space=Space(grid=6))
     assert 1 <= len(front) <= 7
     for left, right in itertools.pairwise(front):
         assert left.predicted.mean_us < right.predicted.mean_us
@@ -31,9 +31,11 @@ def test_no_design_is_beaten_and_latency_rises(seed):
 def test_close_to_the_search_at_the_same_accuracy(seed):
     """At the plain estimate of the drop, the search is free to use what the front used."""
     calibration, latency, graph = network(seed, samples=500, candidates=8)
-    front = pareto(calibration, latency, graph)
+    space = Space(grid=10)
+    front = pareto(calibration, latency, graph, max_exits=3, space=space)
     for max_drop in (0.005, 0.02, 0.05):
-        best = search(calibration, latency, graph, SLA(max_accuracy_drop=max_drop, drop_confidence=0.5))
+        sla = SLA(max_accuracy_drop=max_drop, drop_confidence=0.5, max_exits=3)
+        best = search(calibration, latency, graph, sla, space=space)
         within = [d for d in front if d.predicted.accuracy_drop <= max_drop]
         slower = [d for d in within if d.predicted.accuracy >= best.predicted.accuracy]
         assert within
@@ -50,4 +52,5 @@ def test_the_plain_backbone_is_on_it_where_nothing_beats_it():
 
 def test_same_input_same_answer():
     made = network(3, samples=200, candidates=5)
-    assert pareto(*made) == pareto(*made)
+    first, again = (pareto(*made, space=Space(grid=6), max_exits=3, time_limit_s=300) for _ in range(2))
+    assert first == again

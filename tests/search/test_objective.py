@@ -9,8 +9,8 @@ from hapi_tvm.records import SLA
 from hapi_tvm.search.objective import Figures, Goal, Objective, best_index, better, drop_upper, rank_count
 
 
-def figures(total_ps=100, lost=0, gained=0, p95_ps=10, p99_ps=10, worst_ps=10, exits=0) -> Figures:
-    return Figures(total_ps, lost, gained, p95_ps, p99_ps, worst_ps, exits)
+def figures(total_ps=100, lost=0, gained=0, p95_ps=10, p99_ps=10, worst_ps=10, deadline_ps=10, exits=0) -> Figures:
+    return Figures(total_ps, lost, gained, p95_ps, p99_ps, worst_ps, deadline_ps, exits)
 
 
 def test_drop_upper_covers_the_true_drop_as_often_as_it_says():
@@ -62,11 +62,13 @@ def test_goals_order_lexicographically():
 
 
 def test_budgets_round_up_to_a_picosecond_and_hold_for_each_metric():
-    sla = SLA(mean_latency_ms=1e-8, p95_latency_ms=2e-8, p99_latency_ms=3e-8, worst_latency_ms=4e-8)
+    sla = SLA(
+        mean_latency_ms=1e-8, p95_latency_ms=2e-8, p99_latency_ms=3e-8, worst_latency_ms=4e-8, deadline_ms=5e-8
+    )
     objective = Objective.from_sla(sla, samples=10)
-    assert objective.budgets_ps == {"mean": 10, "p95": 20, "p99": 30, "worst": 40}
-    assert objective.within_budgets(figures(total_ps=100, p95_ps=20, p99_ps=30, worst_ps=40))
-    for name, value in {"total_ps": 101, "p95_ps": 21, "p99_ps": 31, "worst_ps": 41}.items():
+    assert objective.budgets_ps == {"mean": 10, "p95": 20, "p99": 30, "worst": 40, "deadline": 50}
+    assert objective.within_budgets(figures(total_ps=100, p95_ps=20, p99_ps=30, worst_ps=40, deadline_ps=50))
+    for name, value in {"total_ps": 101, "p95_ps": 21, "p99_ps": 31, "worst_ps": 41, "deadline_ps": 51}.items():
         assert not objective.within_budgets(figures(**{name: value}))
         assert objective.nearest().within_budgets(figures(**{name: value}))
         assert objective.excess(figures(**{name: value})) > 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +10,15 @@ from instances import network, small, tables
 
 from hapi_tvm.records import SLA
 from hapi_tvm.search.evaluator import figures_of
+from hapi_tvm.search.exact import Exact
 from hapi_tvm.search.instance import Instance
-from hapi_tvm.search.objective import Figures, Objective, better
+from hapi_tvm.search.objective import Figures, better
+from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
 from hapi_tvm.search.scan import Others, Scan, falling_order
-from hapi_tvm.search.shared import search_shared
+from hapi_tvm.search.space import Space
 
-FIGURES = ("total_ps", "lost", "gained", "p95_ps", "p99_ps", "worst_ps", "exits")
+FIGURES = ("total_ps", "lost", "gained", "p95_ps", "p99_ps", "worst_ps", "deadline_ps", "exits")
 
 
 def at(figures: Figures, row: int) -> tuple[int, ...]:
@@ -35,9 +37,8 @@ def test_a_scan_equals_the_evaluator_at_every_threshold(seed):
     held = Others.of(instance, others)
     scan = Scan.of(instance, held, option, falling_order(instance)[:, option])
     arrivals = held.leave >= scan.place
-    assert scan.threshold.tolist() == sorted(
-        set(instance.confidence[arrivals, option].tolist()), reverse=True
-    )
+    tried = {0.0, *instance.confidence[arrivals, option].tolist()} if arrivals.any() else set()
+    assert scan.threshold.tolist() == sorted(tried, reverse=True)
     for row, threshold in enumerate(scan.threshold.tolist()):
         whole = tuple(sorted((*others, (option, threshold))))
         expected = figures_of(instance, whole)
@@ -49,24 +50,30 @@ def slas(whole_ms: float):
     yield SLA(max_accuracy_drop=0.0, drop_confidence=0.5)
     yield SLA(mean_latency_ms=0.6 * whole_ms)
     yield SLA(p95_latency_ms=0.9 * whole_ms, max_exits=2)
+    yield SLA(deadline_ms=0.8 * whole_ms)
     yield SLA(max_accuracy_drop=0.3, mean_latency_ms=0.8 * whole_ms, worst_latency_ms=1.2 * whole_ms)
 
 
+def best_shared(problem: Problem):
+    outcome = Exact(polish=False).solve(problem, seconds=math.inf)
+    assert outcome.exits is not None
+    return outcome.exits
+
+
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", range(6))
 def test_never_worse_than_the_shared_threshold_and_still_within_the_sla(seed, case):
     calibration, latency, _ = network(seed, samples=300, candidates=5)
     instance = Instance.from_tables(calibration, latency)
     whole_ms = figures_of(instance, ()).worst_ps / 1e9
-    objective = Objective.from_sla(list(slas(whole_ms))[case], instance.samples)
-    shared = search_shared(instance, objective, grid=8, deadline_s=math.inf, clock=time.perf_counter)
-    assert shared.exits is not None
-    refined = refine(instance, objective, shared.exits, falling=falling_order(instance))
-    before, after = figures_of(instance, shared.exits), figures_of(instance, refined)
-    assert objective.feasible(after)
-    assert not better(objective.key(before), objective.key(after))
+    problem = Problem.of(calibration, latency, list(slas(whole_ms))[case], Space(grid=8, shared=True))
+    shared = best_shared(problem)
+    per_exit = replace(problem, space=Space())
+    refined = refine(per_exit, shared, falling=falling_order(instance))
+    assert per_exit.feasible(refined)
+    assert not better(per_exit.key(shared), per_exit.key(refined))
     candidates = [int(instance.candidate[option]) for option, _ in refined]
-    assert candidates == sorted(set(candidates)) and len(candidates) <= objective.max_exits
+    assert candidates == sorted(set(candidates)) and len(candidates) <= problem.objective.max_exits
 
 
 def test_it_finds_thresholds_that_no_shared_one_can_match():
@@ -77,16 +84,16 @@ def test_it_finds_thresholds_that_no_shared_one_can_match():
     right = np.column_stack([first > 0.6, np.ones(200), np.ones(200)])
     calibration, latency, _ = tables(confidence, right, [10, 20, 70], [1, 1])
     instance = Instance.from_tables(calibration, latency)
-    objective = Objective.from_sla(SLA(max_accuracy_drop=0.0), instance.samples)
-    shared = search_shared(instance, objective, grid=64, deadline_s=math.inf, clock=time.perf_counter)
-    refined = refine(instance, objective, shared.exits, falling=falling_order(instance))
+    problem = Problem.of(calibration, latency, SLA(max_accuracy_drop=0.0), Space(grid=64, shared=True))
+    shared = best_shared(problem)
+    refined = refine(replace(problem, space=Space()), shared, falling=falling_order(instance))
 
     every = [np.unique(instance.confidence[:, option]).tolist() for option in range(2)]
     exits = [((0, a), (1, b)) for a, b in itertools.product(every[0][::5], [every[1][0]])]
     exits += [((0, min(t for t in every[0] if t > 0.6)), (1, every[1][0])), ((1, every[1][0]),), ()]
     figures = [figures_of(instance, design) for design in exits]
-    best_ps = min(f.total_ps for f in figures if objective.feasible(f))
-    assert figures_of(instance, refined).total_ps == best_ps < figures_of(instance, shared.exits).total_ps
+    best_ps = min(f.total_ps for f in figures if problem.objective.feasible(f))
+    assert figures_of(instance, refined).total_ps == best_ps < figures_of(instance, shared).total_ps
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -94,27 +101,21 @@ def test_close_to_the_best_per_exit_thresholds(seed):
     """Against every design of up to two exits, each threshold: it may miss the best, but not by far."""
     calibration, latency, _ = network(seed, samples=30, candidates=3, kinds=1)
     instance = Instance.from_tables(calibration, latency)
-    objective = Objective.from_sla(
-        SLA(max_accuracy_drop=0.05, drop_confidence=0.5, max_exits=2), instance.samples
-    )
-    shared = search_shared(instance, objective, grid=8, deadline_s=math.inf, clock=time.perf_counter)
-    refined = refine(instance, objective, shared.exits, falling=falling_order(instance))
+    sla = SLA(max_accuracy_drop=0.05, drop_confidence=0.5, max_exits=2)
+    problem = Problem.of(calibration, latency, sla, Space(grid=8, shared=True))
+    refined = refine(replace(problem, space=Space()), best_shared(problem), falling=falling_order(instance))
     every = [[(option, t) for t in np.unique(instance.confidence[:, option]).tolist()] for option in range(3)]
     exits = [(), *((one,) for options in every for one in options)]
     exits += [
         pair for a, b in itertools.combinations(range(3), 2) for pair in itertools.product(every[a], every[b])
     ]
     feasible = [
-        f.total_ps for f in (figures_of(instance, design) for design in exits) if objective.feasible(f)
+        f.total_ps for f in (figures_of(instance, design) for design in exits) if problem.objective.feasible(f)
     ]
     assert min(feasible) <= figures_of(instance, refined).total_ps <= 1.1 * min(feasible)
 
 
 def test_a_spent_clock_leaves_the_design_as_it_was():
     calibration, latency, _ = network(0, samples=100, candidates=3)
-    instance = Instance.from_tables(calibration, latency)
-    objective = Objective.from_sla(SLA(max_accuracy_drop=1.0), instance.samples)
-    assert (
-        refine(instance, objective, (), falling=falling_order(instance), deadline_s=0, clock=lambda: 1.0)
-        == ()
-    )
+    problem = Problem.of(calibration, latency, SLA(max_accuracy_drop=1.0), Space())
+    assert refine(problem, (), falling=falling_order(problem.instance), deadline_s=0, clock=lambda: 1.0) == ()
