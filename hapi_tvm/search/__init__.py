@@ -2,7 +2,8 @@
 
 from hapi_tvm.search.evaluator import evaluate
 from hapi_tvm.search.front import pareto
+from hapi_tvm.search.ladder import ladder
 from hapi_tvm.search.solver import search
 from hapi_tvm.search.space import Space
 
-__all__ = ["Space", "evaluate", "pareto", "search"]
+__all__ = ["Space", "evaluate", "ladder", "pareto", "search"]
