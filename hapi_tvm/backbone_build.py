@@ -187,7 +187,11 @@ def _told(tiles: Tiles, shapes: int) -> str:
 
 
 def manifest(
-    backbone: Backbone, target: Target, placed: Sequence[PlacedExit] = (), design_key: str = ""
+    backbone: Backbone,
+    target: Target,
+    placed: Sequence[PlacedExit] = (),
+    design_key: str = "",
+    certificate: Certificate | None = None,
 ) -> dict[str, Any]:
     """What an artifact says of itself, as ``hapi_tvm.runtime`` reads it. design_key: of the run folder."""
     return {
@@ -209,6 +213,6 @@ def manifest(
             }
             for exit_ in placed
         ],
-        "certificate": None,
+        "certificate": None if certificate is None else recordio.to_json(certificate),
         "design_key": design_key,
     }

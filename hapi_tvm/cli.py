@@ -75,6 +75,12 @@ def _sla_options(command: Callable) -> Callable:
             click.option("--p95-latency-ms", type=float, metavar="MS", help="Budget of 95 % of the samples."),
             click.option("--p99-latency-ms", type=float, metavar="MS", help="Budget of 99 % of the samples."),
             click.option("--worst-latency-ms", type=float, metavar="MS", help="Budget of every sample."),
+            click.option(
+                "--certify-delta",
+                type=float,
+                metavar="RISK",
+                help="Certify the drop on half of the calibration split; 0.1 is a confidence of 90 %.",
+            ),
             click.option("--max-exits", type=click.IntRange(min=0), default=4, show_default=True),
             click.option(
                 "--drop-confidence",
@@ -169,6 +175,7 @@ def build(
     p95_latency_ms: float | None,
     p99_latency_ms: float | None,
     worst_latency_ms: float | None,
+    certify_delta: float | None,
     max_exits: int,
     drop_confidence: float,
     trials: int,
@@ -205,6 +212,7 @@ def build(
         p99_latency_ms=p99_latency_ms,
         worst_latency_ms=worst_latency_ms,
         drop_confidence=drop_confidence,
+        certify_delta=certify_delta,
         max_exits=max_exits,
     )
     set_up_logging(verbose)
