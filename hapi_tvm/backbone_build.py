@@ -14,6 +14,7 @@ import numpy as np
 import tvm
 
 import hapi_tvm
+from hapi_tvm import recordio
 from hapi_tvm.algorithms import Algorithms, Tiles, Trials
 from hapi_tvm.choosing import choose, kernels_to_tune, worth_trying
 from hapi_tvm.compiling import compile_design
@@ -26,7 +27,7 @@ from hapi_tvm.passes.attach_exits import BranchWeights
 from hapi_tvm.passes.pipeline import cut
 from hapi_tvm.passes.winograd import TILES
 from hapi_tvm.progress import bar, stage
-from hapi_tvm.records import ExitGraph, Option, PlacedExit
+from hapi_tvm.records import Certificate, ExitGraph, Option, PlacedExit
 from hapi_tvm.reference import logits_of
 from hapi_tvm.runtime import FORMAT
 from hapi_tvm.targets import Target

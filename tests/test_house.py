@@ -145,7 +145,9 @@ def run_python(*arguments: str, cwd: pathlib.Path, path: pathlib.Path) -> subpro
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("module", "missing"), [("certify", "tvm torch"), ("search", "tvm torch"), ("runtime", "torch")])
+@pytest.mark.parametrize(
+    ("module", "missing"), [("certify", "tvm torch"), ("search", "tvm torch"), ("runtime", "torch")]
+)
 def test_module_loads_where_packages_are_missing(module, missing, tmp_path):
     block = "".join(f"sys.modules[{name!r}] = None; " for name in missing.split())
     done = run_python(f"{block}import hapi_tvm.{module}", cwd=tmp_path, path=ROOT)
