@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hapi_tvm.certify.counts import Counts
+from hapi_tvm.certify.needed import at_the_same_rate, samples_needed
+from hapi_tvm.certify.pvalues import LOST, PAIRED
+
+TESTS = pytest.mark.parametrize("test", [LOST, PAIRED], ids=["lost", "paired"])
+
+
+@TESTS
+@given(samples=st.integers(20, 3000), lost=st.integers(0, 30), gained=st.integers(0, 30), epsilon=st.floats(0.005, 0.1))
+@settings(max_examples=60, deadline=None)
+def test_so_many_samples_at_this_rate_pass_and_one_fewer_does_not(test, samples, lost, gained, epsilon):
+    lost = min(lost, samples // 2)
+    counts = Counts(samples, lost, min(gained, samples - lost))
+    needed = samples_needed(counts, epsilon, 0.1, test)
+    if needed is None:
+        rate = counts.lost / samples if test is LOST else counts.drop
+        assert rate > 0.9 * epsilon
+        return
+    assert test.p_value(at_the_same_rate(counts, needed), epsilon, 0.1) <= 0.1
+    if needed > samples:
+        assert test.p_value(at_the_same_rate(counts, needed - 1), epsilon, 0.1) > 0.1
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(0, 230), (1, 798), (1.5, 3155)])
+def test_one_point_at_ninety_per_cent(lost, expected):
+    """Observed losses of 0, 0.5 and 0.75 %: some 230, 800 and 3,200 samples, as the method's page says."""
+    counts = Counts(400, round(2 * lost), 0)
+    assert samples_needed(counts, 0.01, 0.1, LOST) == expected
+
+
+@TESTS
+@pytest.mark.parametrize("lost", [10, 30])
+def test_at_epsilon_or_above_no_number_is_enough(test, lost):
+    assert samples_needed(Counts(1000, lost, 0), 0.01, 0.1, test) is None
+
+
+def test_rates_are_rounded_against_the_design():
+    assert at_the_same_rate(Counts(100, 1, 1), 250) == Counts(250, 3, 2)
