@@ -78,7 +78,7 @@ def test_the_backbone_needs_no_samples():
 
 @pytest.mark.parametrize("test", [LOST, PAIRED], ids=["lost", "paired"])
 def test_by_simulation_a_bad_design_is_certified_with_probability_delta_at_most(test):
-    """Of four designs in a row the last two lose more than epsilon. 1,500 redraws, independent losses."""
+    """Of four designs in a row the last two lose more than epsilon. 600 redraws, independent losses."""
     random = np.random.default_rng(5)
     prediction = Prediction(0.9, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, (1.0,))
     _, designs = table_losing(0, 0, 0, 0)
@@ -86,7 +86,7 @@ def test_by_simulation_a_bad_design_is_certified_with_probability_delta_at_most(
         replace(design, predicted=prediction, exits=(PlacedExit("exit", option, "linear", 0.5, 0.5),))
         for option, design in enumerate(designs)
     ]
-    epsilon, delta, redraws = 0.03, 0.2, 1500
+    epsilon, delta, redraws = 0.03, 0.2, 600
     bad = 0
     for _ in range(redraws):
         right = random.random((300, 5)) >= np.array([0.005, 0.02, 0.031, 0.035, 0.0])
