@@ -143,7 +143,6 @@ def redraws(population: CalibrationTable, setting: Setting, count: int, seed: in
     latency, graph = network()
     random = np.random.default_rng(seed)
 
-    @functools.cache
     def too_bad(design: Design) -> bool:
         return Counts.of_design(population, design).drop > setting.epsilon
 
