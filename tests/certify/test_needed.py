@@ -27,11 +27,10 @@ def test_so_many_samples_at_this_rate_pass_and_one_fewer_does_not(test, samples,
         assert test.p_value(at_the_same_rate(counts, needed - 1), epsilon, 0.1) > 0.1
 
 
-@pytest.mark.parametrize(("lost", "expected"), [(0, 230), (1, 798), (1.5, 3155)])
-def test_one_point_at_ninety_per_cent(lost, expected):
-    """Observed losses of 0, 0.5 and 0.75 %: some 230, 800 and 3,200 samples, as the method's page says."""
-    counts = Counts(400, round(2 * lost), 0)
-    assert samples_needed(counts, 0.01, 0.1, LOST) == expected
+@pytest.mark.parametrize(("counts", "expected"), [((200, 0, 0), 230), ((200, 1, 0), 798), ((400, 3, 0), 3155)])
+def test_one_point_at_ninety_per_cent(counts, expected):
+    """The binomial figures for observed losses of 0, 0.5 and 0.75 %; the first is ln(0.1) / ln(0.99)."""
+    assert samples_needed(Counts(*counts), 0.01, 0.1, LOST) == expected
 
 
 @TESTS
