@@ -6,10 +6,11 @@ Two losses, of which either mean bounds the accuracy drop:
 gained, so E[L] <= epsilon says more than is asked: at most epsilon of all samples get worse, whatever others gain.
 
 ``PAIRED``: D = 1 where the backbone alone is right, -1 where the design alone is, else 0, and E[D] is the drop
-itself. Early exits also mend answers, so D often passes where L cannot. Its variance is what makes the test: it is
-at most the share of samples on which the two differ, some percent. A bound that knows of D only that it lies in an
-interval (Hoeffding's, or Hoeffding-Bentkus on (D + 1) / 2) allows for a variance near 1, and asks for about as many
-times more samples; so none of that kind is offered.
+itself. Early exits also mend answers, so D often passes where L cannot. What makes its test sharp is that its
+variance is at most the share of samples on which the two differ, some percent. A bound that knows of D only that it
+lies in an interval, such as Hoeffding-Bentkus on (D + 1) / 2, allows for a variance near 1: where 1.25 % are lost and
+0.75 % gained, it certifies one point at delta = 0.1 from 129,000 samples on, and this test from 2,600. So none of that
+kind is offered.
 
 A p-value here is valid: where the drop is epsilon or more, the chance of one of u or less is at most u, for every
 number of samples and without any approximation but that of floating point.

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from hapi_tvm.certify.counts import Counts
 from hapi_tvm.certify.needed import at_the_same_rate, samples_needed
-from hapi_tvm.certify.pvalues import LOST, PAIRED
+from hapi_tvm.certify.pvalues import LOST, PAIRED, LossTest
 
 TESTS = pytest.mark.parametrize("test", [LOST, PAIRED], ids=["lost", "paired"])
 
@@ -31,6 +34,21 @@ def test_so_many_samples_at_this_rate_pass_and_one_fewer_does_not(test, samples,
 def test_one_point_at_ninety_per_cent(counts, expected):
     """The binomial figures for observed losses of 0, 0.5 and 0.75 %; the first is ln(0.1) / ln(0.99)."""
     assert samples_needed(Counts(*counts), 0.01, 0.1, LOST) == expected
+
+
+def hoeffding_bentkus(counts: Counts, epsilon: float, delta: float) -> float:
+    """Of (D + 1) / 2, which is bounded; the lesser of Hoeffding's tail and e times the binomial's."""
+    n, limit = counts.samples, (1 + epsilon) / 2
+    mean = min((1 + counts.drop) / 2, limit)
+    divergence = mean * math.log(mean / limit) + (1 - mean) * math.log((1 - mean) / (1 - limit))
+    return min(math.exp(-n * divergence), math.e * binom.cdf(math.ceil(n * mean), n, limit))
+
+
+def test_a_test_that_knows_the_range_alone_needs_fifty_times_as_many():
+    """The figures in ``pvalues``."""
+    counts = Counts(2000, 25, 15)
+    assert samples_needed(counts, 0.01, 0.1, PAIRED) == 2573
+    assert samples_needed(counts, 0.01, 0.1, LossTest("bounded", hoeffding_bentkus)) == 128_845
 
 
 @TESTS
