@@ -18,18 +18,19 @@ number of samples and without any approximation but that of floating point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, binom
 
+from hapi_tvm.certify import binomial
 from hapi_tvm.certify.counts import Counts
 
 __all__ = ["LOST", "PAIRED", "LossTest", "lost_p_value", "paired_p_value"]
 
 NUISANCE_SHARE = 0.1  # of delta, kept for the share of samples that differ; between 0.01 and 0.2 hardly matters
-_TAIL = 1e-13
+WINDOW_DEVIATIONS = 8  # around the mean; what lies outside is not left out but counts in full
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class LossTest:
 def lost_p_value(counts: Counts, epsilon: float, delta: float) -> float:
     """P(Binomial(samples, epsilon) <= lost), of H: E[L] >= epsilon; the same as comparing epsilon with the upper
     limit of Clopper and Pearson. It is the same for every ``delta``."""
-    return float(binom.cdf(counts.lost, counts.samples, epsilon))
+    return float(binomial.at_most(counts.lost, counts.samples, epsilon))
 
 
 def paired_p_value(counts: Counts, epsilon: float, delta: float) -> float:
@@ -60,32 +61,33 @@ def paired_p_value(counts: Counts, epsilon: float, delta: float) -> float:
       part of the mean (Darroch's rule; see Gnedin, arXiv 2408.06477): the derivative is not negative for
       s <= (n - 1) * epsilon - 1.
 
-    Outside of these two limits the answer is 1: nothing would pass there that matters.
+    For a greater s the answer is 1, for nothing would pass there. For a theta above that limit it is Hoeffding's
+    bound for values in [-1, 1], which holds for every theta.
     """
     n, net = counts.samples, counts.lost - counts.gained
     reserved = NUISANCE_SHARE * delta
-    theta = max(epsilon, _upper_share(counts.lost + counts.gained, n, reserved))
-    if theta > (1 + epsilon**2) / 2 or net > (n - 1) * epsilon - 1:
+    theta = max(epsilon, binomial.upper_limit(counts.lost + counts.gained, n, reserved))
+    if net > (n - 1) * epsilon - 1:
         return 1.0
-    return min(1.0, _net_at_most(net, n, theta, epsilon) + reserved)
-
-
-def _upper_share(count: int, samples: int, level: float) -> float:
-    """Upper limit of Clopper and Pearson for a binomial share, exceeded with probability ``level`` at most."""
-    return 1.0 if count == samples else float(beta.ppf(1 - level, count + 1, samples - count))
+    if theta > (1 + epsilon**2) / 2:
+        tail = math.exp(-n * (epsilon - counts.drop) ** 2 / 2)
+    else:
+        tail = _net_at_most(net, n, theta, epsilon)
+    return min(1.0, tail + reserved)
 
 
 def _net_at_most(net: int, samples: int, theta: float, epsilon: float) -> float:
     """P(S <= net) for a sum S of independent D with P(D != 0) = theta and E[D] = epsilon.
 
     Summed over how many samples differ: of m, Binomial(m, (theta + epsilon) / (2 theta)) are lost, and S is that
-    number twice, less m. What lies in the far tails of m counts in full.
+    number twice, less m. Only m near its mean are looked at; the others count in full.
     """
-    low, high = int(binom.ppf(_TAIL, samples, theta)), int(binom.isf(_TAIL, samples, theta))
+    reach = WINDOW_DEVIATIONS * math.sqrt(samples * theta) + 16
+    low, high = max(0, math.floor(samples * theta - reach)), min(samples, math.ceil(samples * theta + reach))
     differ = np.arange(low, high + 1)
-    most_lost = (net + differ) // 2
-    within = binom.pmf(differ, samples, theta) @ binom.cdf(most_lost, differ, (theta + epsilon) / (2 * theta))
-    return float(within + binom.cdf(low - 1, samples, theta) + binom.sf(high, samples, theta))
+    up_to = binomial.at_most(np.arange(low - 1, high + 1), samples, theta)
+    within = np.diff(up_to) @ binomial.at_most((net + differ) // 2, differ, (theta + epsilon) / (2 * theta))
+    return float(within + up_to[0] + 1 - up_to[-1])
 
 
 LOST = LossTest("exact binomial test of the share of samples lost", lost_p_value)
