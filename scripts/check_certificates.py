@@ -29,10 +29,12 @@ from hapi_tvm.certify.counts import Counts
 from hapi_tvm.certify.pvalues import LOST, PAIRED, LossTest
 from hapi_tvm.records import SLA, CalibrationTable, Candidate, Design, ExitGraph, KernelLatency, LatencyTable, Option
 from hapi_tvm.search import Space, ladder
+from hapi_tvm.search.exact import Exact
 
 CANDIDATES = 4
 KIND = "linear"
 SPACE = Space(grid=8)
+GRID_ONLY = Exact(polish=False)
 TESTS = {"lost": LOST, "paired": PAIRED}
 
 
@@ -148,7 +150,7 @@ def redraws(population: CalibrationTable, setting: Setting, count: int, seed: in
 
     for redraw in range(count):
         searched, unseen = hold_out(redrawn(population, random, setting.samples), seed=redraw)
-        designs = ladder(searched, latency, graph, setting.sla, space=SPACE).designs
+        designs = ladder(searched, latency, graph, setting.sla, space=SPACE, strategy=GRID_ONLY).designs
         found = {
             name: certify(designs, unseen, epsilon=setting.epsilon, delta=setting.delta, test=test)
             for name, test in TESTS.items()

@@ -89,7 +89,7 @@ def test_by_simulation_a_bad_design_is_certified_with_probability_delta_at_most(
     epsilon, delta, redraws = 0.03, 0.2, 600
     bad = 0
     for _ in range(redraws):
-        right = random.random((300, 5)) >= np.array([0.005, 0.02, 0.031, 0.035, 0.0])
+        right = random.random((300, 5)) >= np.array([0.003, 0.012, 0.031, 0.035, 0.0])
         table, _, _ = tables(np.full((300, 4), 0.9), right, [1.0] * 5, [1.0] * 4)
         design, certificate = certify(designs, table, epsilon=epsilon, delta=delta, test=test)
         bad += certificate.certified and design.exits[0].candidate >= 2
