@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from hapi_tvm import recordio
 from hapi_tvm.certify import gap_between
 from hapi_tvm.certify.counts import Counts
 from hapi_tvm.records import (
@@ -90,7 +91,7 @@ def collect(records: RunRecords) -> Report:
             "worst_latency_us": predicted.worst_us,
             "exit_rates": list(predicted.exit_rates),
         },
-        "certificate": None if records.certificate is None else asdict(records.certificate),
+        "certificate": None if records.certificate is None else recordio.to_json(records.certificate),
         "generalisation": asdict(
             gap_between(Counts.of_design(records.calibration, design), Counts.of_design(records.test, design))
         ),
