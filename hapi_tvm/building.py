@@ -261,10 +261,14 @@ class _Run:
         """Write the design, now that its latencies are measured: on predictions alone it might be infeasible
         in the end, and would have taken the place of an earlier result."""
         key = self._search_key(chosen.design.provenance)
-        if chosen.certificate is not None:
-            self._keep_one("ladder", Ladder(designs), key)
-            self._keep_one("certificate", chosen.certificate, key)
         self._keep_one("design", chosen.design, key)
+        if chosen.certificate is None:
+            self.folder.path("certificate.json").unlink(missing_ok=True)  # it would speak of another design
+            return
+        self._keep_one("ladder", Ladder(designs), key)
+        self._keep_one("certificate", chosen.certificate, key)
+        if not chosen.certificate.certified:
+            _LOG.warning(chosen.certificate.verdict)
 
     def _keep_one(self, name: str, record: object, key: str) -> None:
         if self.folder.load(name, type(record), key) is None:

@@ -92,15 +92,20 @@ def test_a_second_build_does_nothing(certified, caplog):
     assert {name: (certified.run_dir / name).stat().st_mtime_ns for name in before} == before
 
 
-def test_too_few_samples_are_never_a_silent_pass(built, tmp_path):
+def test_too_few_samples_are_never_a_silent_pass(built, tmp_path, caplog):
     job = built.copied(tmp_path)
     job.build(TIGHT)
     certificate = record(job, "certificate.json", Certificate)
     assert not certificate.certified
     assert certificate.verdict.startswith("not certified: ")
+    assert [line.message for line in caplog.records if line.levelname == "WARNING"] == [certificate.verdict]
     design = record(job, "design.json", Design)
     assert design == record(job, "ladder.json", Ladder).designs[0]
     assert load(job.run_dir / "model.so").manifest["certificate"]["certified"] is False
+
+    job.build()
+    assert not (job.run_dir / "certificate.json").exists(), "it would speak of another design"
+    assert load(job.run_dir / "model.so").manifest["certificate"] is None
 
 
 def test_without_being_asked_nothing_is_held_out(built):

@@ -63,7 +63,7 @@ def sample_report():
             "delta": 0.1,
             "method": "exact test of the paired difference",
             "n": 2500,
-            "verdict": "certified: an accuracy drop of at most 1 %",
+            "verdict": "certified: an accuracy drop of at most 1 point",
             "certified": True,
             "tests": [
                 {
@@ -206,7 +206,7 @@ def test_the_figures_of_the_report_are_on_the_page(html):
         "12 distinct, 10 measured, 2 predicted",
         "give the same label on 4,999",
         "An exact test of the paired difference on 2,500 images",
-        "Certified: an accuracy drop of at most 1 %.",
+        "Certified: an accuracy drop of at most 1 point.",
         "1 3 1.11 ms 27 14 +0.52 points 0.012 passed",
         "2 4 986 µs 41 17 +0.96 points 0.313 failed",
         "+0.41 points where the design was searched and +0.56 points on the test split",

@@ -16,12 +16,18 @@ def verdict(tests: Sequence[DesignTest], samples: int, epsilon: float, delta: fl
         return "not certified: " + _lacks(tests[0], samples)
     if not passed[-1].exits:
         return "certified: the design is the plain backbone, which loses nothing"
-    text = f"certified: an accuracy drop of at most {100 * epsilon:g} %, with confidence {100 - 100 * delta:g} %"
+    text = f"certified: an accuracy drop of at most {_points(epsilon)}, with confidence {100 - 100 * delta:g} %"
     return text if len(passed) == len(tests) else f"{text}; a faster design was not: {_lacks(tests[-1], samples)}"
 
 
 def _lacks(tested: DesignTest, samples: int) -> str:
     if tested.needs_more is None:
         drop = 100 * (tested.lost - tested.gained) / samples
-        return f"it loses {drop:.2f} % on {samples:,} samples, and more samples would not help"
+        return f"it loses {drop:.2f} points on {samples:,} samples, and more samples would not help"
     return f"needs about {tested.needs_more:,} more samples"
+
+
+def _points(share: float) -> str:
+    """Never rounded to less than was tested."""
+    text = f"{100 * share:g}"
+    return f"{text} point" if text == "1" else f"{text} points"

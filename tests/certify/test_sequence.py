@@ -35,7 +35,7 @@ def test_the_last_of_the_order_is_certified_if_all_pass():
     table, designs = table_losing(0, 2, 4)
     design, certificate = certify(designs, table, epsilon=0.01, delta=0.1)
     assert design is designs[2] and certificate.certified and passed(certificate) == [True] * 3
-    assert certificate.verdict == "certified: an accuracy drop of at most 1 %, with confidence 90 %"
+    assert certificate.verdict == "certified: an accuracy drop of at most 1 point, with confidence 90 %"
     assert (certificate.epsilon, certificate.delta, certificate.n) == (0.01, 0.1, SAMPLES)
     assert [tested.lost for tested in certificate.tests] == [0, 2, 4]
 
@@ -64,7 +64,7 @@ def test_a_loss_beyond_epsilon_is_not_a_matter_of_samples():
     _, certificate = certify(designs, table, epsilon=0.01, delta=0.1)
     assert certificate.tests[0].needs_more is None
     assert certificate.verdict == (
-        "not certified: it loses 2.50 % on 1,000 samples, and more samples would not help"
+        "not certified: it loses 2.50 points on 1,000 samples, and more samples would not help"
     )
 
 
