@@ -61,8 +61,8 @@ def paired_p_value(counts: Counts, epsilon: float, delta: float) -> float:
       part of the mean (Darroch's rule; see Gnedin, arXiv 2408.06477): the derivative is not negative for
       s <= (n - 1) * epsilon - 1.
 
-    For a greater s the answer is 1, for nothing would pass there. For a theta above that limit it is Hoeffding's
-    bound for values in [-1, 1], which holds for every theta.
+    For a greater s the answer is 1: that close to the mean or above it, the chance is no small one. For a theta above
+    that limit it is Hoeffding's bound for values in [-1, 1], which holds for every theta.
     """
     n, net = counts.samples, counts.lost - counts.gained
     reserved = NUISANCE_SHARE * delta
