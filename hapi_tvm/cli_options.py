@@ -65,6 +65,11 @@ _LINES = (
         "--quantile",
         says="Plan with this quantile of each uncertain cost; 0.5 takes the medians.  [default: 0.5]",
     ),
+    _line(
+        "--certify-delta",
+        metavar="RISK",
+        says="Certify the drop on half of the calibration split, in a build; 0.1 is a confidence of 90 %.",
+    ),
     click.option(
         "--sla",
         multiple=True,

@@ -25,8 +25,10 @@ __all__ = [
     "Candidate",
     "Certificate",
     "Design",
+    "DesignTest",
     "ExitGraph",
     "KernelLatency",
+    "Ladder",
     "LatencyTable",
     "Option",
     "PlacedExit",
@@ -291,6 +293,8 @@ class SLA:
     costs, not about how they vary from one run to the next. 0.5 takes the medians.
     drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
     approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
+    certify_delta: ask for a certificate (``hapi_tvm.certify``) that the drop is at most ``max_accuracy_drop``,
+    with this risk of being wrong; None asks for none.
     max_exits: how many exits a design may place.
     """
 
@@ -302,6 +306,7 @@ class SLA:
     deadline_ms: float | None = None
     latency_quantile: float = 0.5
     drop_confidence: float = 0.95
+    certify_delta: float | None = None
     max_exits: int = 4
 
     def __post_init__(self):
@@ -322,8 +327,20 @@ class SLA:
             raise SLAError(f"SLA: latency_quantile={self.latency_quantile} must lie in [0.5, 1)")
         if not 0.5 <= self.drop_confidence < 1:
             raise SLAError(f"SLA: drop_confidence={self.drop_confidence} must lie in [0.5, 1)")
+        self._check_certificate()
         if self.max_exits < 0 or not isinstance(self.max_exits, numbers.Integral):
             raise SLAError(f"SLA: max_exits={self.max_exits} must be a whole number, not negative")
+
+    def _check_certificate(self) -> None:
+        if self.certify_delta is None:
+            return
+        if not 0 < self.certify_delta < 1:
+            raise SLAError(f"SLA: certify_delta={self.certify_delta} must lie in (0, 1); 0.1 is a confidence of 90 %")
+        if self.max_accuracy_drop is None or not 0 < self.max_accuracy_drop < 1:
+            raise SLAError(
+                f"SLA: certify_delta={self.certify_delta} with max_accuracy_drop={self.max_accuracy_drop}; what is "
+                "certified is the drop, so give one in (0, 1): 0.01 is one point"
+            )
 
     @property
     def budgets_us(self) -> Mapping[str, float]:
@@ -370,14 +387,39 @@ class PlacedExit:
 
 
 @dataclass(frozen=True, slots=True)
+class DesignTest:
+    """What the certification split said of one design.
+
+    exits: how many it places. mean_us: what the search expected. lost, gained: samples that the backbone alone,
+    and the design alone, answers right. needs_more: about how many more samples would let it pass if it goes on
+    losing at this rate; None where it passed, and where no number would.
+    """
+
+    exits: int
+    mean_us: float
+    lost: int
+    gained: int
+    p_value: float
+    passed: bool
+    needs_more: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
-    """A distribution-free statement about the accuracy drop, or why there is none."""
+    """A distribution-free statement about the accuracy drop of one design, or why there is none.
+
+    epsilon: the drop, as a share of the samples. delta: the risk that it is larger although it was certified.
+    n: samples of the certification split. verdict: in words. tests: in their order, the safest design first; the
+    certificate speaks of the last that passed, and of the first where none did.
+    """
 
     epsilon: float
     delta: float
     method: str
     n: int
     verdict: str
+    certified: bool
+    tests: tuple[DesignTest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,3 +436,10 @@ class Design:
     space: str = ""
     proven_optimal: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Designs for one SLA, the safest first: the order in which they are tested. The last is the search's choice."""
+
+    designs: tuple[Design, ...]

@@ -159,6 +159,7 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
         "--latency-quantile": 0.8,
         "--max-exits": 3,
         "--drop-confidence": 0.9,
+        "--certify-delta": 0.15,
         "--trials": 7,
         "--measure-budget": 5,
         "--spacing": 0.1,
@@ -173,7 +174,7 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
     backbone, dataset, target = builder.positional
     assert (backbone.name, backbone.classes, dataset.name, target.threads) == ("tiny", 5, "noise", 1)
     assert builder.named == {
-        "sla": hapi_tvm.SLA(0.02, 1.5, 2.5, 3.5, 4.5, 5.5, 0.8, 0.9, 3),
+        "sla": hapi_tvm.SLA(0.02, 1.5, 2.5, 3.5, 4.5, 5.5, 0.8, 0.9, 0.15, 3),
         "run_dir": tmp_path / "run",
         "trials": 7,
         "measure_budget": 5,

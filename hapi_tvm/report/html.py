@@ -47,6 +47,10 @@ def _drop(share: float) -> str:
     return f"{100 * share:.2f}".replace("-", "−")
 
 
+def _plus_minus(share: float) -> str:
+    return f"± {100 * share:.2f}"
+
+
 def _when(iso: str) -> str:
     return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z")
 
@@ -132,7 +136,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(us=format_us, percent=_percent, points=_points, seconds=_seconds, when=_when)
+    environment.filters.update(us=format_us, percent=_percent, points=_points, plus_minus=_plus_minus)
+    environment.filters.update(seconds=_seconds, when=_when)
     return environment
 
 

@@ -77,12 +77,40 @@ class Predicted(TypedDict):
     exit_rates: list[float]
 
 
+class DesignTest(TypedDict):
+    """A design that was put to the certification split, see ``records.DesignTest``."""
+
+    exits: int
+    mean_us: float
+    lost: int
+    gained: int
+    p_value: float
+    passed: bool
+    needs_more: int | None
+
+
 class Certificate(TypedDict):
+    """See ``records.Certificate``. It speaks of the design that was built."""
+
     epsilon: float
     delta: float
     method: str
     n: int
     verdict: str
+    certified: bool
+    tests: list[DesignTest]
+
+
+class Generalisation(TypedDict):
+    """Accuracy drops of the chosen design where it was searched and on the test split, as shares of the samples.
+
+    gap: unseen less searched. standard_error: of the gap, see ``certify.Gap``.
+    """
+
+    searched_drop: float
+    unseen_drop: float
+    gap: float
+    standard_error: float
 
 
 class ParetoPoint(TypedDict):
@@ -202,6 +230,7 @@ class Report(TypedDict):
     hapi: Hapi
     predicted: Predicted
     certificate: Certificate | None
+    generalisation: Generalisation
     pareto: list[ParetoPoint]
     segments: list[SegmentCost]
     exits_breakdown: list[ExitCost]

@@ -41,8 +41,10 @@ def print_table(table: RenderableType) -> None:
 
 
 def summary(report: Report) -> RenderableType:
-    """Plain backbone against the artifact, then the exits."""
-    return Group(_comparison(report), _exits(report))
+    """Plain backbone against the artifact, then the exits, then the certificate if one was asked for."""
+    certificate = report["certificate"]
+    parts = [_comparison(report), _exits(report)]
+    return Group(*parts, *([] if certificate is None else [Text(certificate["verdict"] + "\n")]))
 
 
 def _comparison(report: Report) -> Table:
