@@ -42,7 +42,7 @@ LAYERS = {
     "passes": Layer(("passes",), ("records", "compat", "passes"), ("numpy", "tvm", "tvm_ffi")),
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
     "certify": Layer(("certify",), ("records", "certify"), ("numpy", "scipy")),
-    "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "scipy", "xgboost")),
+    "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
     "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
         tuple(STAGES.split()),

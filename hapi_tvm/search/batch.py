@@ -3,6 +3,8 @@ candidate."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
@@ -39,7 +41,7 @@ class Batch:
         columns = np.empty((len(values), 8), dtype=np.int64)
         for layer in np.unique(layers).tolist():
             rows = np.flatnonzero(layers == layer)
-            bits = self._layer(layer)
+            bits = self.layer(layer)
             out = np.empty((len(rows), 8), dtype=np.int64)
             _evaluate(bits, self._rules, self._choices(bits, values[rows]), out)
             columns[rows] = out
@@ -52,9 +54,9 @@ class Batch:
         fits = (values[:, must] > 0).all(axis=1) & ((values > 0).sum(axis=1) <= self._problem.objective.max_exits)
         if self._problem.space.max_bytes is not None:
             for layer in np.unique(layers).tolist():
-                rows, bits = np.flatnonzero(layers == layer), self._layer(layer)
+                rows, bits = np.flatnonzero(layers == layer), self.layer(layer)
                 choices = self._choices(bits, values[rows])
-                size = np.where(choices >= 0, bits.size[choices], 0).sum(axis=1)
+                size = np.append(bits.size, 0)[choices].sum(axis=1)  # no choice, -1, is the 0
                 fits[rows] &= size <= self._problem.space.max_bytes
         return fits
 
@@ -62,17 +64,26 @@ class Batch:
         """The design of one row, int [G]."""
         layers, values = self._split(np.asarray(genes)[None])
         layer = int(layers[0])
-        choices = self._choices(self._layer(layer), values)[0]
+        choices = self._choices(self.layer(layer), values)[0]
         return self._problem.layers[layer].exits(choices[choices >= 0])
+
+    def layer(self, layer: int) -> ChoiceBits:
+        """The bits of one layer of the problem; made when first asked for."""
+        if layer not in self._bits:
+            self._bits[layer] = of_layer(self._problem, self._problem.layers[layer])
+        return self._bits[layer]
+
+    def genes_of(self, layer: int, path: Sequence[int]) -> np.ndarray:
+        """int64 [G]: the design of the choices ``path`` of a layer."""
+        bits, chosen = self.layer(layer), np.asarray(path, dtype=np.int64)
+        values = np.zeros(len(self.genes) - self._shared, dtype=np.int64)
+        candidates = bits.candidate[chosen]
+        values[candidates] = chosen - np.searchsorted(bits.candidate, candidates) + 1
+        return np.concatenate([[layer] * self._shared, values]).astype(np.int64)
 
     def _split(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         genes = np.asarray(genes, dtype=np.int64)
         return (genes[:, 0], genes[:, 1:]) if self._shared else (np.zeros(len(genes), dtype=np.int64), genes)
-
-    def _layer(self, layer: int) -> ChoiceBits:
-        if layer not in self._bits:
-            self._bits[layer] = of_layer(self._problem, self._problem.layers[layer])
-        return self._bits[layer]
 
     def _choices(self, bits: ChoiceBits, values: np.ndarray) -> np.ndarray:
         """int64 [B, E]: index of the choice at each candidate, -1 for none. A gene beyond the choices of its layer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hapi_tvm.search.choices import ChoiceBits
@@ -26,9 +28,18 @@ from hapi_tvm.search.rules import Rules
 __all__ = ["beam"]
 
 
-def beam(bits: ChoiceBits, rules: Rules, objective: Objective, best: Best, width: int) -> None:
-    """Offers to ``best`` every child of the ``width`` best designs of each size. Best: keeps the accuracy limit,
-    comes closest to the latency budgets, then the objective."""
+def beam(
+    bits: ChoiceBits,
+    rules: Rules,
+    objective: Objective,
+    best: Best,
+    width: int,
+    *,
+    deadline_s: float,
+    clock: Callable[[], float],
+) -> None:
+    """Offers to ``best`` every child of the ``width`` best designs of each size, until ``deadline_s``. Best: keeps the
+    accuracy limit, comes closest to the latency budgets, then the objective."""
     if not len(bits.option):
         return
     walk = new_walk(bits, rules)
@@ -36,6 +47,8 @@ def beam(bits: ChoiceBits, rules: Rules, objective: Objective, best: Best, width
     for exits in range(rules.max_exits):
         ranked = []
         for path in paths:
+            if clock() >= deadline_s:
+                return
             place(bits, rules, walk, best, np.array(path, dtype=np.int64))
             choices, figures = _children(bits, rules, walk, exits)
             over = np.maximum(objective.excess(figures), 1.0)

@@ -117,32 +117,52 @@ def _fill_limits(bits, end_ps):
         if choice == 0 or bits.option[choice] != bits.option[choice - 1]:
             lowest[options] = choice
             options += 1
+    _fill_gain(bits, lowest[:options])
     gains, losses, rests = bits.gain_all.copy(), bits.loss_all.copy(), bits.rest_all.copy()
-    ever = np.empty_like(gains)
     for choice in range(choices + 1):
-        for word in range(len(gains)):
-            gains[word] = bits.gain_all[word] & ~(bits.gain_fire[choice, word] if choice < choices else np.uint64(0))
-            ever[word] = np.uint64(0)
-        for word in range(len(losses)):
-            losses[word] = bits.loss_all[word] & ~(bits.loss_fire[choice, word] if choice < choices else np.uint64(0))
-        for word in range(len(rests)):
-            rests[word] = bits.rest_all[word] & ~(bits.rest_fire[choice, word] if choice < choices else np.uint64(0))
-        for index in range(options):
-            low = lowest[index]
+        running = _pass(bits.gain_all, bits.gain_fire, choice, gains)
+        running += _pass(bits.loss_all, bits.loss_fire, choice, losses)
+        running += _pass(bits.rest_all, bits.rest_fire, choice, rests)
+        for low in lowest[:options]:
             if low < bits.after[choice]:
                 continue
-            option = bits.option[low]
-            leaving = np.uint64(0)
-            for word in range(len(gains)):
-                ever[word] |= gains[word] & bits.gain_fire[low, word] & bits.gain_flip[option, word]
-            leaving += _move(gains, bits.gain_fire[low])
-            leaving += _move(losses, bits.loss_fire[low])
+            leaving = _move(gains, bits.gain_fire[low]) + _move(losses, bits.loss_fire[low])
             leaving += _move(rests, bits.rest_fire[low])
             bits.save_ps[choice] += np.int64(leaving) * (end_ps - bits.reach_ps[low])
+            running -= leaving
+            if running == 0:
+                break
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _fill_gain(bits, lowest):
+    """From the last option to the first, so that ``ever`` holds who gains somewhere behind a choice."""
+    ever = np.zeros_like(bits.gain_all)
+    choices = len(bits.option)
+    index = len(lowest) - 1
+    for choice in range(choices - 1, -2, -1):
+        at = choice if choice >= 0 else choices
+        while index >= 0 and lowest[index] >= bits.after[at]:
+            low = lowest[index]
+            for word in range(len(ever)):
+                ever[word] |= bits.gain_fire[low, word] & bits.gain_flip[bits.option[low], word]
+            index -= 1
         gain = np.uint64(0)
         for word in range(len(ever)):
-            gain += popcount(ever[word])
-        bits.gain[choice] = gain
+            fires = bits.gain_fire[choice, word] if choice >= 0 else np.uint64(0)
+            gain += popcount(bits.gain_all[word] & ever[word] & ~fires)
+        bits.gain[at] = gain
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _pass(everyone, fire, choice, running):
+    """Fill ``running`` with those of ``everyone`` that do not fire at the choice, all for the empty design. How
+    many."""
+    count = np.uint64(0)
+    for word in range(len(everyone)):
+        running[word] = everyone[word] & ~fire[choice, word] if choice < len(fire) else everyone[word]
+        count += popcount(running[word])
+    return count
 
 
 @numba.njit(cache=True, error_model="numpy", inline="always")

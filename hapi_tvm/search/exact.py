@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from hapi_tvm.search.batch import Batch
 from hapi_tvm.search.beam import beam
-from hapi_tvm.search.choices import of_layer
+from hapi_tvm.search.climb import Climb
 from hapi_tvm.search.frontier import Floor, Frontier, LayerSearch
 from hapi_tvm.search.instance import Exits
 from hapi_tvm.search.nodes import new_best
@@ -25,13 +28,27 @@ BEAM_WIDTH = 8
 POLISH_SHARE = 0.2
 """Of the time, what thresholds off the grid may take before the proof, and again behind it."""
 
+TURN_WORDS = 1e9
+"""Words that the tree may count before the climb has its turn, about half a second."""
+
+CLIMB_SHARE = 0.1
+"""Words that the climb may count for each of the tree's, where the tree can be walked to its end."""
+
+FIRST_CLIMB_WORDS = 3e8
+"""Words that the climb may count before the tree begins, about a fifth of a second."""
+
+FINITE_WORDS = 1e12
+"""Trees with more words than this below their roots are not expected to be walked to their end: there the climb gets
+as many words as the tree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A beam search, thresholds off the grid from there, then branch and bound to the proof, and thresholds off the
-    grid again. Memory: N * (M + C) / 8 bytes a layer, and at most 100 MiB of open nodes beside.
+    """A beam search and a climb, thresholds off the grid from there, then branch and bound to the proof, with more
+    climbs in between, and thresholds off the grid again. Memory: N * (M + C) / 8 bytes a layer, and at most
+    100 MiB of open nodes beside.
 
-    polish: False stays on the grid. Nothing here is random, so the seed changes nothing.
+    polish: False stays on the grid. The seed is for the climbs.
     """
 
     polish: bool = True
@@ -40,8 +57,9 @@ class Exact:
     def solve(
         self, problem: Problem, *, seconds: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
     ) -> Outcome:
-        run = _Run(problem, clock)
+        run = _Run(problem, seed, clock)
         run.start(clock() + 0.5 * seconds)
+        run.climb_first(clock() + 0.5 * seconds)
         if self.polish:
             run.polish(clock() + POLISH_SHARE * seconds)
         proven = run.prove(run.started_s + (1 - POLISH_SHARE if self.polish else 1) * seconds)
@@ -53,8 +71,10 @@ class Exact:
 class _Run:
     """The best design so far, on the grid or off it, and what was proven."""
 
-    def __init__(self, problem: Problem, clock: Callable[[], float]):
+    def __init__(self, problem: Problem, seed: int, clock: Callable[[], float]):
         self.problem, self.clock, self.started_s = problem, clock, clock()
+        self.batch = Batch(problem)
+        self.climb = Climb(problem, self.batch, np.random.default_rng(seed))
         self.rules = of_problem(problem)
         self.best = new_best(self.rules)
         self.exits: Exits | None = None
@@ -68,15 +88,46 @@ class _Run:
         """The empty design, and a beam search in each layer while there is time."""
         if self.problem.feasible(()):
             self._take(())
-        for index, layer in enumerate(self.problem.layers):
-            self.layers.append(LayerSearch.of(of_layer(self.problem, layer), self.rules))
-            if self.clock() < deadline_s:
-                beam(self.layers[-1].bits, self.rules, self.problem.objective, self.best, BEAM_WIDTH)
-                self.improved(index)
+        for index in range(len(self.problem.layers)):
+            self.layers.append(LayerSearch.of(self.batch.layer(index), self.rules))
+            beam(
+                self.layers[-1].bits,
+                self.rules,
+                self.problem.objective,
+                self.best,
+                BEAM_WIDTH,
+                deadline_s=deadline_s,
+                clock=self.clock,
+            )
+            self.improved(index)
         self.frontier = Frontier(self.layers, self.best, self.improved)
+        self.tree_words = sum(layer.words_below(()) for layer in self.layers)
+
+    def climb_first(self, deadline_s: float) -> None:
+        self._climb(min(FIRST_CLIMB_WORDS, CLIMB_SHARE * self.tree_words), deadline_s)
 
     def prove(self, deadline_s: float) -> bool:
-        return self.frontier.run(deadline_s, self.clock, lambda floor: floor >= self._bar())
+        words = self.layers[0].words
+        share = CLIMB_SHARE if self.tree_words <= FINITE_WORDS else 1.0
+        climbed = self.climb.choices * words
+        while True:
+            before = int(self.best.designs[0])
+            if self.frontier.run(
+                deadline_s, self.clock, lambda floor: floor >= self._bar(), most_designs=TURN_WORDS / words
+            ):
+                return True
+            if self.clock() >= deadline_s:
+                return False
+            climbed += share * (int(self.best.designs[0]) - before) * words
+            self._climb(climbed, deadline_s)
+
+    def _climb(self, words: float, deadline_s: float) -> None:
+        """Until it has counted so many words in all."""
+        while self.climb.choices * self.layers[0].words < words and self.clock() < deadline_s:
+            known = self.climb.best
+            self.climb.step()
+            if self.climb.best is not known:
+                self._take_if_better(self.batch.exits(self.climb.best))
 
     def polish(self, deadline_s: float) -> None:
         if self.exits is None or self.exits == self.polished:
@@ -93,6 +144,7 @@ class _Run:
             path = self.best.path[: self.best.exits[0]]
             self.best.exits[0] = -1
             self._take(self.problem.layers[index].exits(path))
+            self.climb.begin_at(self.batch.genes_of(index, path))
 
     def outcome(self, proven: bool) -> Outcome:
         open_floor = None if proven else self.frontier.floor
@@ -101,6 +153,10 @@ class _Run:
             floors.append(self.key[0])
         floor = min(floors, default=float("inf"))
         return Outcome(self.exits, self.key, floor, proven, int(self.best.designs[0]), tuple(self.trace))
+
+    def _take_if_better(self, exits: Exits) -> None:
+        if self.key is None or self.problem.key(exits) < self.key:
+            self._take(exits)
 
     def _take(self, exits: Exits) -> None:
         self.exits, self.key = (

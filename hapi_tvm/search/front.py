@@ -100,9 +100,8 @@ def grid_front(
     points: dict[int, Point] = {}
     layers = [LayerSearch.of(of_layer(problem, layer), rules) for layer in problem.layers]
     for index, layer in enumerate(layers):
-        if clock() < deadline_s:
-            beam(layer.bits, rules, problem.objective, best, BEAM_WIDTH)
-            _collect(problem, index, best, points)
+        beam(layer.bits, rules, problem.objective, best, BEAM_WIDTH, deadline_s=deadline_s, clock=clock)
+        _collect(problem, index, best, points)
     frontier = Frontier(layers, best, lambda index: _collect(problem, index, best, points))
     proven = frontier.run(deadline_s, clock, lambda floor: False)
     _collect(problem, 0, best, points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,11 +76,19 @@ class Frontier:
         """What no design below the open nodes can beat; None where there are none."""
         return self._heap[0][0] if self._heap else None
 
-    def run(self, deadline_s: float, clock: Callable[[], float], done: Callable[[Floor], bool]) -> bool:
-        """Until nothing is open, ``done`` says so of the lowest floor, or ``deadline_s``. Returns whether nothing
-        better is left."""
+    def run(
+        self,
+        deadline_s: float,
+        clock: Callable[[], float],
+        done: Callable[[Floor], bool],
+        *,
+        most_designs: float = math.inf,
+    ) -> bool:
+        """Until nothing is open, ``done`` says so of the lowest floor, ``deadline_s``, or about ``most_designs`` more
+        were looked at. Returns whether nothing better is left."""
+        last = self._best.designs[0] + most_designs
         while self._heap and not done(self._heap[0][0]):
-            if clock() >= deadline_s:
+            if clock() >= deadline_s or self._best.designs[0] >= last:
                 return False
             floor, index, path = heapq.heappop(self._heap)
             layer, walk = self._layers[index], self._walk(index)

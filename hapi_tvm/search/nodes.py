@@ -136,13 +136,13 @@ def place(bits, rules, walk, best, path):
     walk.depth[1] = 0
     for choice in path:
         depth = walk.depth[1]
-        parent = bits.after[walk.path[depth - 1]] if depth else 0
         count_choices(
             bits,
             walk.gains[depth],
             walk.losses[depth],
             walk.rests[depth],
-            parent,
+            choice,
+            choice + 1,
             walk.fired[depth],
             walk.gained[depth],
             walk.lost[depth],
@@ -341,6 +341,7 @@ def _enter(bits, rules, walk, best):
         walk.losses[depth],
         walk.rests[depth],
         first,
+        len(bits.option),
         walk.fired[depth],
         walk.gained[depth],
         walk.lost[depth],

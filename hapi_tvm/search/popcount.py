@@ -29,14 +29,14 @@ def pack(rows: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, error_model="numpy")
-def count_choices(bits, gains, losses, rests, first, fired, gained, lost):
-    """Who leaves at each choice from ``first`` on, of the samples in the bit sets ``gains``, ``losses``, ``rests``.
+def count_choices(bits, gains, losses, rests, first, last, fired, gained, lost):
+    """Who leaves at each choice from ``first`` on and before ``last``, of the samples in the bit sets ``gains``,
+    ``losses``, ``rests``.
 
     bits: ``ChoiceBits``. The three sets are its three groups of samples. fired, gained, lost: int64 [M], filled
-    from ``first`` on: samples that fire; of those, how many are right where the backbone is wrong, and wrong
-    where it is right.
+    there: samples that fire; of those, how many are right where the backbone is wrong, and wrong where it is right.
     """
-    for choice in range(first, len(bits.option)):
+    for choice in range(first, last):
         option = bits.option[choice]
         fires = np.uint64(0)
         flips = np.uint64(0)

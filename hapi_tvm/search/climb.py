@@ -1,0 +1,130 @@
+"""Iterated local search on the grid: it finds early what branch and bound would come to late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hapi_tvm.search.batch import Batch
+from hapi_tvm.search.genome import Genome
+from hapi_tvm.search.merits import Merits
+from hapi_tvm.search.problem import Problem
+
+__all__ = ["Climb"]
+
+LINE_DESIGNS = 2000
+"""About how many neighbours are evaluated at once."""
+
+PAIR_DESIGNS = 100_000
+"""How many neighbours two exits may have together with all others: bounds how far their thresholds move."""
+
+FRESH_SHARE = 0.15
+"""Of the climbs, how many begin at a random design rather than near the best one."""
+
+
+class Climb:
+    """Climbs to a design that no neighbour beats, then again from somewhere near the best one, without end.
+
+    Neighbours: any choice at one candidate, or none; an exit taken out and one placed elsewhere; two exits with
+    other thresholds, all pairs of these where they are few, else near ones. Ranked by ``Merits``, so
+    that a climb that starts outside the SLA first finds a way in.
+    """
+
+    def __init__(self, problem: Problem, batch: Batch, random: np.random.Generator):
+        self._problem, self._batch, self._random = problem, batch, random
+        self._genome = Genome.of(problem, batch.genes)
+        self._best, self._best_merit = self._genome.plain(), (np.inf, np.inf)
+        self._climbs = self._climb_on()
+        self.choices = 0
+
+    @property
+    def best(self) -> np.ndarray | None:
+        """int64 [G]: the best design met that keeps all limits; None if there is none."""
+        return self._best if self._best_merit[0] == 0 else None
+
+    def step(self) -> None:
+        """Evaluate one batch of neighbours. ``choices`` grows by the exits that they place together,
+        and one for each."""
+        next(self._climbs)
+
+    def begin_at(self, genes: np.ndarray) -> None:
+        """Take over a design as the best one if it is. The climb that is under way goes on."""
+        self._merits(genes[None])
+
+    def _climb_on(self) -> Iterator[None]:
+        genes = self._best
+        while True:
+            yield from self._climb(genes)
+            genes = self._kicked()
+
+    def _climb(self, genes: np.ndarray) -> Iterator[None]:
+        """genes: int64 [G]. Ends where no neighbour is better. The first batch with a better one decides."""
+        merit, better = self._merits(genes[None]).pair(0), True
+        yield
+        while better:
+            better = False
+            for offers in self._neighbours(genes):
+                merits = self._merits(offers)
+                row = int(merits.order()[0])
+                yield
+                if merits.pair(row) < merit:
+                    genes, merit, better = offers[row], merits.pair(row), True
+                    break
+
+    def _kicked(self) -> np.ndarray:
+        if self._random.random() < FRESH_SHARE:
+            return self._genome.sparse(1, self._random)[0]
+        genes = self._best[None]
+        for _ in range(1 + int(self._random.geometric(0.4))):
+            genes = self._genome.mutated(genes, self._random)
+        return genes[0]
+
+    def _merits(self, genes: np.ndarray) -> Merits:
+        figures = self._batch.figures(genes)
+        self.choices += int(figures.exits.sum()) + len(genes)
+        merits = Merits.of(self._problem, figures, self._batch.fits(genes))
+        row = int(merits.order()[0])
+        if merits.pair(row) < self._best_merit:
+            self._best, self._best_merit = genes[row].copy(), merits.pair(row)
+        return merits
+
+    def _neighbours(self, genes: np.ndarray) -> Iterator[np.ndarray]:
+        """int64 [B, G] each, the cheap kinds first."""
+        genome, first = self._genome, self._genome.first
+        free = self._random.permutation(np.flatnonzero(genome.sizes > 1))
+        placed = self._random.permutation(first + np.flatnonzero(genes[first:]))
+        movable = np.concatenate([np.arange(first), placed])
+        yield from self._lines(genes, free if len(placed) < genome.most else movable)
+        pairs = [(one, two) for index, one in enumerate(movable) for two in movable[:index]]
+        for one, two in self._random.permutation(pairs).tolist() if pairs else []:
+            yield self._grid(genes, one, two, PAIR_DESIGNS // len(pairs))
+        for gone in placed.tolist():
+            without = genes.copy()
+            without[gone] = 0
+            yield from self._lines(without, free[(free >= first) & (free != gone)])
+
+    def _lines(self, genes: np.ndarray, free: np.ndarray) -> Iterator[np.ndarray]:
+        """Every value of each gene of ``free``, one gene at a time."""
+        sizes = self._genome.sizes[free]
+        parts = np.cumsum(sizes) // LINE_DESIGNS
+        for part in np.unique(parts):
+            chosen, lengths = free[parts == part], sizes[parts == part]
+            offers = np.repeat(genes[None], lengths.sum(), axis=0)
+            offers[np.arange(len(offers)), np.repeat(chosen, lengths)] = np.concatenate(
+                [np.arange(length) for length in lengths]
+            )
+            yield offers
+
+    def _grid(self, genes: np.ndarray, one: int, two: int, designs: int) -> np.ndarray:
+        """Values of two genes in all pairs, the nearest to the present ones, at most about ``designs``."""
+        near = max(1, int((designs**0.5 - 1) / 2))
+        values = [self._near(genes, gene, near) for gene in (one, two)]
+        offers = np.repeat(genes[None], len(values[0]) * len(values[1]), axis=0)
+        offers[:, one] = np.repeat(values[0], len(values[1]))
+        offers[:, two] = np.tile(values[1], len(values[0]))
+        return offers
+
+    def _near(self, genes: np.ndarray, gene: int, near: int) -> np.ndarray:
+        low = 0 if gene < self._genome.first else 1
+        return np.arange(max(low, genes[gene] - near), min(self._genome.sizes[gene], genes[gene] + near + 1))
