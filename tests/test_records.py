@@ -167,7 +167,7 @@ def test_npz_gives_back_the_record(record, tmp_path_factory):
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_floats_that_json_lacks(value):
-    certificate = Certificate(0.01, value, "exact binomial", 800, "holds")
+    certificate = Certificate(0.01, value, "exact binomial", 800, "holds", True, ())
     text = json.dumps(recordio.to_json(certificate), allow_nan=False)
     back = recordio.from_json(Certificate, json.loads(text))
     np.testing.assert_equal(back.delta, value)
