@@ -14,6 +14,7 @@ import numpy as np
 import tvm
 
 import hapi_tvm
+from hapi_tvm import recordio
 from hapi_tvm.algorithms import Algorithms, Tiles, Trials
 from hapi_tvm.choosing import choose, kernels_to_tune, worth_trying
 from hapi_tvm.compiling import compile_design
@@ -26,7 +27,7 @@ from hapi_tvm.passes.attach_exits import BranchWeights
 from hapi_tvm.passes.pipeline import cut
 from hapi_tvm.passes.winograd import TILES
 from hapi_tvm.progress import bar, stage
-from hapi_tvm.records import ExitGraph, Option, PlacedExit
+from hapi_tvm.records import Certificate, ExitGraph, Option, PlacedExit
 from hapi_tvm.reference import logits_of
 from hapi_tvm.runtime import FORMAT
 from hapi_tvm.targets import Target
@@ -187,7 +188,11 @@ def _told(tiles: Tiles, shapes: int) -> str:
 
 
 def manifest(
-    backbone: Backbone, target: Target, placed: Sequence[PlacedExit] = (), design_key: str = ""
+    backbone: Backbone,
+    target: Target,
+    placed: Sequence[PlacedExit] = (),
+    design_key: str = "",
+    certificate: Certificate | None = None,
 ) -> dict[str, Any]:
     """What an artifact says of itself, as ``hapi_tvm.runtime`` reads it. design_key: of the run folder."""
     return {
@@ -198,6 +203,7 @@ def manifest(
         "model_hash": backbone.hash,
         "target": target.name,
         "needed_flags": list(target.needed_flags),
+        "threads": target.threads,
         "input_shape": list(backbone.input_shape),
         "classes": backbone.classes,
         "exits": [
@@ -209,6 +215,6 @@ def manifest(
             }
             for exit_ in placed
         ],
-        "certificate": None,
+        "certificate": None if certificate is None else recordio.to_json(certificate),
         "design_key": design_key,
     }

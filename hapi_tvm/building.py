@@ -19,6 +19,7 @@ import tvm
 import hapi_tvm
 from hapi_tvm.backbone_build import TunedNetwork, check_answer, manifest, tuned_network
 from hapi_tvm.calibration import answer_all
+from hapi_tvm.certify import certify, hold_out
 from hapi_tvm.compiling import compile_design
 from hapi_tvm.costing import cost, schedules_hash
 from hapi_tvm.datasets import Dataset, Split, check_dataset
@@ -27,13 +28,14 @@ from hapi_tvm.hashing import digest
 from hapi_tvm.importing import Backbone
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
+from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import stage
-from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option
+from hapi_tvm.records import SLA, CalibrationTable, Certificate, Design, ExitGraph, Ladder, LatencyTable, Option
 from hapi_tvm.report.collect import RunRecords, collect, design_kernels
 from hapi_tvm.report.files import read_report, write_report
 from hapi_tvm.runfolder import RunFolder
 from hapi_tvm.runtime import Artifact, load
-from hapi_tvm.search import pareto, search
+from hapi_tvm.search import ladder, pareto, search
 from hapi_tvm.targets import Target
 from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
 from hapi_tvm.verifying import compare, run_test_split
@@ -67,6 +69,10 @@ def build(
     between two candidates. epochs, distillation: of the branches' training, see ``TrainingConfig``.
     database_dir: of tuned and measured kernels, shared by all runs; by default
     in the user's cache folder. dump_ir: a folder for the IR after every pass.
+
+    With ``sla.certify_delta`` half of the calibration split is kept from the search, and what is built is the
+    fastest design that can be certified on it, or the safest one tried, with what it lacks. The test split certifies
+    nothing: what is chosen on a split is no longer new to it.
 
     Raises HapiError: DataError, NoLegalCut, InfeasibleSLA, RunMismatch, BuildError, ...
     """
@@ -103,11 +109,27 @@ class _Settings:
     database_dir: pathlib.Path
     dump_dir: pathlib.Path | None
 
+    @property
+    def certifying(self) -> bool:
+        return self.sla.certify_delta is not None
+
 
 def _default_database() -> pathlib.Path:
     """Where the platform keeps caches (XDG on Linux)."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "hapi_tvm" / "kernels"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is built. key: tells it from everything else that may have been built here."""
+
+    design: Design
+    certificate: Certificate | None
+
+    @property
+    def key(self) -> str:
+        return digest("design", self.design, self.certificate)
 
 
 class _Run:
@@ -129,21 +151,25 @@ class _Run:
         branches_key = digest("branches", graph, self.settings.training)
         weights = self._train(graph, branches_key)
         calibration = self._answers("calibrate", self.data.calibrate, graph, weights, branches_key)
+        held_out = None
+        if self.settings.certifying:
+            calibration, held_out = hold_out(calibration, seed=self.settings.seed)
         costs = _Costs(self, graph, weights, branches_key)
-        design, latency = self._search(graph, calibration, costs)
-        built = self._is_built(digest("design", design))
+        designs, latency = self._search(graph, calibration, costs)
+        chosen = self._choose(designs, held_out)
+        built = self._is_built(chosen.key)
         if not built and costs.out_of_date(latency):
             costs.measure(set())
-            design, latency = self._search(graph, calibration, costs)
-        self._keep(design)
-        design_key = digest("design", design)
+            designs, latency = self._search(graph, calibration, costs)
+            chosen = self._choose(designs, held_out)
+        self._keep(designs, chosen)
         if not built:
             self.folder.path("report.json").unlink(missing_ok=True)  # it would speak of another model.so
             costs.plain_backbone()
             with stage("compile", self.timings_s) as note:
-                size_bytes = self.compile("model.so", design, costs, design_key)
+                size_bytes = self.compile("model.so", costs, chosen.key, chosen)
                 note(f"model.so, {size_bytes / 2**20:.1f} MiB")
-            self._verify(graph, weights, branches_key, calibration, latency, design, design_key)
+            self._verify(graph, weights, branches_key, calibration, latency, chosen)
         return load(self.folder.path("model.so"))
 
     def _exits(self) -> ExitGraph:
@@ -187,35 +213,67 @@ class _Run:
 
     def _search(
         self, graph: ExitGraph, calibration: CalibrationTable, costs: _Costs
-    ) -> tuple[Design, LatencyTable]:
-        """Search, then measure whatever the design uses and was only predicted, until nothing is left."""
+    ) -> tuple[tuple[Design, ...], LatencyTable]:
+        """Search, then measure whatever the designs use and was only predicted, until nothing is left."""
         latency = costs.table()
-        design = self._searched(graph, calibration, latency)
+        designs = self._searched(graph, calibration, latency)
         for attempt in range(MEASURING_ROUNDS):
             predicted = {kernel.key for kernel in latency.kernels if not kernel.measured}
-            missing = predicted & set(design_kernels(design, latency))
+            missing = predicted & {key for design in designs for key in design_kernels(design, latency)}
             if not missing:
                 break
             latency = costs.measure(predicted if attempt == MEASURING_ROUNDS - 1 else missing)
-            design = self._searched(graph, calibration, latency)
-        return design, latency
+            designs = self._searched(graph, calibration, latency)
+        return designs, latency
 
-    def _searched(self, graph: ExitGraph, calibration: CalibrationTable, latency: LatencyTable) -> Design:
+    def _searched(
+        self, graph: ExitGraph, calibration: CalibrationTable, latency: LatencyTable
+    ) -> tuple[Design, ...]:
+        """The search's choice; if it is to be certified, behind the safer designs of its ladder."""
         provenance = {"calibration": digest(calibration), "latency": digest(latency), "exits": digest(graph)}
-        design = self.folder.load("design", Design, self._search_key(provenance))
-        if design is None:
-            with stage("search", self.timings_s) as note:
-                design = search(calibration, latency, graph, self.settings.sla)
-                design = replace(design, provenance=provenance)
-                note(f"{len(design.exits)} exits, {design.predicted.mean_us:.0f} us on average expected")
-        return design
+        if stored := self._stored(self._search_key(provenance)):
+            return stored
+        sla = self.settings.sla
+        with stage("search", self.timings_s) as note:
+            if self.settings.certifying:
+                designs = ladder(calibration, latency, graph, sla).designs
+            else:
+                designs = (search(calibration, latency, graph, sla),)
+            choice = designs[-1]
+            safer = f", {len(designs) - 1} safer designs" if self.settings.certifying else ""
+            note(f"{len(choice.exits)} exits, {choice.predicted.mean_us:.0f} us on average expected{safer}")
+        return tuple(replace(design, provenance=provenance) for design in designs)
 
-    def _keep(self, design: Design) -> None:
+    def _stored(self, key: str) -> tuple[Design, ...]:
+        if self.settings.certifying:
+            stored = self.folder.load("ladder", Ladder, key)
+            return () if stored is None else stored.designs
+        design = self.folder.load("design", Design, key)
+        return () if design is None else (design,)
+
+    def _choose(self, designs: tuple[Design, ...], held_out: CalibrationTable | None) -> _Chosen:
+        """Only now are the held-out samples read: the designs, and their latencies, are final."""
+        if held_out is None:
+            return _Chosen(designs[-1], None)
+        sla = self.settings.sla
+        return _Chosen(*certify(designs, held_out, epsilon=sla.max_accuracy_drop, delta=sla.certify_delta))
+
+    def _keep(self, designs: tuple[Design, ...], chosen: _Chosen) -> None:
         """Write the design, now that its latencies are measured: on predictions alone it might be infeasible
         in the end, and would have taken the place of an earlier result."""
-        key = self._search_key(design.provenance)
-        if self.folder.load("design", Design, key) is None:
-            self.folder.save("design", design, key)
+        key = self._search_key(chosen.design.provenance)
+        self._keep_one("design", chosen.design, key)
+        if chosen.certificate is None:
+            self.folder.path("certificate.json").unlink(missing_ok=True)  # it would speak of another design
+            return
+        self._keep_one("ladder", Ladder(designs), key)
+        self._keep_one("certificate", chosen.certificate, key)
+        if not chosen.certificate.certified:
+            _LOG.warning(chosen.certificate.verdict)
+
+    def _keep_one(self, name: str, record: object, key: str) -> None:
+        if self.folder.load(name, type(record), key) is None:
+            self.folder.save(name, record, key)
 
     def _search_key(self, provenance: Mapping[str, str]) -> str:
         return digest("search", provenance, self.settings.sla)
@@ -233,13 +291,13 @@ class _Run:
     def dump_dir(self, part: str) -> pathlib.Path | None:
         return None if self.settings.dump_dir is None else self.settings.dump_dir / part
 
-    def compile(self, name: str, design: Design | None, costs: _Costs, key: str) -> int:
+    def compile(self, name: str, costs: _Costs, key: str, chosen: _Chosen | None = None) -> int:
         """Write the library ``name`` of a design, or of the plain backbone; returns its bytes."""
-        placed = () if design is None else design.exits
+        placed = () if chosen is None else chosen.design.exits
         compiled = compile_design(
             costs.network.module,
             [Option(exit_.candidate, exit_.kind) for exit_ in placed],
-            manifest(self.backbone, self.target, placed, key),
+            manifest(self.backbone, self.target, placed, key, None if chosen is None else chosen.certificate),
             costs.schedules,
             self.target,
             self.dump_dir(pathlib.Path(name).stem),
@@ -256,20 +314,24 @@ class _Run:
         branches_key: str,
         calibration: CalibrationTable,
         latency: LatencyTable,
-        design: Design,
-        design_key: str,
+        chosen: _Chosen,
     ) -> None:
         test = self._answers("test", self.data.test, graph, weights, branches_key)
         with stage("front", self.timings_s) as note:
             sla = self.settings.sla
             front = pareto(
-                calibration, latency, graph, drop_confidence=sla.drop_confidence, max_exits=sla.max_exits
+                calibration,
+                latency,
+                graph,
+                drop_confidence=sla.drop_confidence,
+                latency_quantile=sla.latency_quantile,
+                max_exits=sla.max_exits,
             )
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:
             artifact, plain = (load(self.folder.path(name)) for name in ("model.so", "backbone.so"))
-            run = run_test_split(artifact, plain, self.data.test)
-            agreement = compare(run, test, design)
+            run = with_pool(self.target.threads, lambda: run_test_split(artifact, plain, self.data.test))
+            agreement = compare(run, test, chosen.design)
             note(
                 f"{len(run.exit)} samples, {run.latency_us.mean():.0f} us on average "
                 f"against {run.plain_us.mean():.0f}; same exit as the oracle on {agreement.same_exit}"
@@ -278,10 +340,12 @@ class _Run:
             RunRecords(
                 model=self.backbone.name,
                 dataset=f"{self.data.name} ({self.data.source})",
-                splits={name: len(split) for name, split in self.data.splits.items()},
+                splits=self._split_sizes(calibration),
                 graph=graph,
                 latency=latency,
-                design=design,
+                calibration=calibration,
+                design=chosen.design,
+                certificate=chosen.certificate,
                 front=front,
                 test=test,
                 run=run,
@@ -291,6 +355,12 @@ class _Run:
             )
         )
         write_report(self.folder.folder, report)
+
+    def _split_sizes(self, searched: CalibrationTable) -> dict[str, int]:
+        """searched: what the search read, all of the calibration split or a part."""
+        sizes = {name: len(split) for name, split in self.data.splits.items()}
+        held_out = sizes["calibrate"] - len(searched.label)
+        return sizes | ({"calibrate": len(searched.label), "certify": held_out} if held_out else {})
 
 
 class _Costs:
@@ -379,7 +449,7 @@ class _Costs:
         except hapi_tvm.HapiError:
             pass  # absent or broken: compiled below
         with stage("compile backbone", self._run.timings_s) as note:
-            size_bytes = self._run.compile("backbone.so", None, self, key)
+            size_bytes = self._run.compile("backbone.so", self, key)
             note(f"backbone.so, {size_bytes / 2**20:.1f} MiB")
         return load(path)
 

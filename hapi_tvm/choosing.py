@@ -30,6 +30,7 @@ from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import try_to_measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.passes.winograd import TILES, ConvolutionShape
+from hapi_tvm.pool import with_pool
 from hapi_tvm.targets import Target
 from hapi_tvm.turns import PlainNetwork, in_turns
 
@@ -136,7 +137,7 @@ def _in_place_us(
     if not places:
         return {shape: {} for shape in trials}
     compiled = [PlainNetwork(network, schedules, target) for network in variants.values()]
-    medians_us = in_turns([network.kernels_us for network in compiled])
+    medians_us = with_pool(target.threads, lambda: in_turns([network.kernels_us for network in compiled]))
     sums = sum_by_shape(variants, places, dict(zip(variants, medians_us, strict=True)))
     return {shape: sums.get(shape, {}) for shape in trials}
 
@@ -156,7 +157,7 @@ def _holds(algorithms: Algorithms, tiles: Tiles, schedules: Mapping[str, Schedul
             LOGIT_TOLERANCE,
         )
         return False
-    mixed_us, direct_us = in_turns([mixed.whole_us, direct.whole_us])
+    mixed_us, direct_us = with_pool(target.threads, lambda: in_turns([mixed.whole_us, direct.whole_us]))
     logger.debug("%.0f us with Winograd, %.0f us without", mixed_us, direct_us)
     return bool(mixed_us < direct_us)
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from hapi_tvm import __version__
+from hapi_tvm.cli_options import TRACEBACK, asked_sla, sla_options, traceback_option
+from hapi_tvm.cli_search import search
 from hapi_tvm.errors import DataError, HapiError
 
 __all__ = ["main"]
 
 _EXAMPLE = "fashion-mnist"
 _EXAMPLE_MODEL = Path(__file__).parent / "data" / "resnet56_fashion_mnist.onnx"
-_TRACEBACK = "hapi_tvm.traceback"
-_DEFAULT_DROP = 0.01
 
 
 class _Commands(click.Group):
@@ -33,7 +32,7 @@ class _Commands(click.Group):
         except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise
         except (KeyboardInterrupt, Exception) as error:
-            if ctx.meta.get(_TRACEBACK):
+            if ctx.meta.get(TRACEBACK):
                 traceback.print_exception(error)
             ctx.exit(_explain(error))
 
@@ -51,50 +50,15 @@ def _explain(error: BaseException) -> int:
     return 1
 
 
-def _remember_traceback(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    ctx.meta[_TRACEBACK] = wanted
-
-
-_traceback_option = click.option(
-    "--traceback",
-    is_flag=True,
-    envvar="HAPI_TRACEBACK",
-    expose_value=False,
-    is_eager=True,
-    callback=_remember_traceback,
-    help="Print the Python traceback of an error.",
-)
-
-
-def _sla_options(command: Callable) -> Callable:
-    """The lines of an ``SLA``, each an option of its own; None where it was not given."""
-    for option in reversed(
-        (
-            click.option("--max-accuracy-drop", type=float, metavar="SHARE", help="0.01 is one point."),
-            click.option("--mean-latency-ms", type=float, metavar="MS", help="Budget of an average sample."),
-            click.option("--p95-latency-ms", type=float, metavar="MS", help="Budget of 95 % of the samples."),
-            click.option("--p99-latency-ms", type=float, metavar="MS", help="Budget of 99 % of the samples."),
-            click.option("--worst-latency-ms", type=float, metavar="MS", help="Budget of every sample."),
-            click.option("--max-exits", type=click.IntRange(min=0), default=4, show_default=True),
-            click.option(
-                "--drop-confidence",
-                type=float,
-                default=0.95,
-                show_default=True,
-                help="Level at which the accuracy drop is held; 0.5 takes the plain estimate.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 @click.group(
     cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="hapi-tvm")
 def main():
     """Turn a trained CNN classifier into an early-exit network, compiled for one device."""
+
+
+main.add_command(search)
 
 
 @main.command()
@@ -115,7 +79,7 @@ def main():
 @click.option("--target", type=click.Choice(["llvm"]), default="llvm", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; this machine's unless given.")
-@_sla_options
+@sla_options
 @click.option(
     "--trials",
     type=click.IntRange(min=0),
@@ -155,7 +119,7 @@ def main():
 )
 @click.option("--dump-ir", type=click.Path(path_type=Path), help="Write the module after every pass here.")
 @click.option("-v", "--verbose", is_flag=True, help="Log details.")
-@_traceback_option
+@traceback_option
 def build(
     model: str,
     data: str,
@@ -164,13 +128,6 @@ def build(
     target: str,
     threads: int,
     mcpu: str | None,
-    max_accuracy_drop: float | None,
-    mean_latency_ms: float | None,
-    p95_latency_ms: float | None,
-    p99_latency_ms: float | None,
-    worst_latency_ms: float | None,
-    max_exits: int,
-    drop_confidence: float,
     trials: int,
     measure_budget: int | None,
     spacing: float,
@@ -195,18 +152,7 @@ def build(
 
     if data_source != "auto" and data != _EXAMPLE:
         raise click.UsageError(f"--data-source {data_source} chooses a copy of {_EXAMPLE}; --data is {data}")
-    asked_latencies = (mean_latency_ms, p95_latency_ms, p99_latency_ms, worst_latency_ms)
-    if max_accuracy_drop is None and all(budget_ms is None for budget_ms in asked_latencies):
-        max_accuracy_drop = _DEFAULT_DROP
-    sla = hapi.SLA(
-        max_accuracy_drop=max_accuracy_drop,
-        mean_latency_ms=mean_latency_ms,
-        p95_latency_ms=p95_latency_ms,
-        p99_latency_ms=p99_latency_ms,
-        worst_latency_ms=worst_latency_ms,
-        drop_confidence=drop_confidence,
-        max_exits=max_exits,
-    )
+    sla = asked_sla()
     set_up_logging(verbose)
     hapi.build(
         hapi.import_model(_model_path(model)),
@@ -235,7 +181,7 @@ def build(
     show_default=True,
     help="Least share of the FLOPs between two candidate exits.",
 )
-@_traceback_option
+@traceback_option
 def inspect(model: str, spacing: float):
     """List where exits may stand in MODEL."""
     import hapi_tvm as hapi
@@ -269,7 +215,7 @@ def inspect(model: str, spacing: float):
     help="The latency is the median of so many runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_traceback_option
+@traceback_option
 def predict(artifact: Path, image: Path, thresholds: tuple[float, ...] | None, repeats: int, as_json: bool):
     """Classify one image with a compiled model.
 
@@ -310,7 +256,7 @@ def predict(artifact: Path, image: Path, thresholds: tuple[float, ...] | None, r
 
 @main.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@_traceback_option
+@traceback_option
 def report(run_dir: Path):
     """Print the summary of a run folder.
 

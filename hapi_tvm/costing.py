@@ -19,6 +19,7 @@ from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.overheads import measure_overheads
+from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import bar
 from hapi_tvm.records import ExitGraph, KernelLatency, LatencyTable
 from hapi_tvm.runtime import Artifact
@@ -49,7 +50,11 @@ def cost(
     kernels = list(network.kernels.values())
     latencies = _kernel_latencies(kernels, target, database_dir, budget, needed, seed)
     overheads = measure_overheads(target)
-    places = None if budget is not None else measure_in_place(network, graph, schedules, target, overheads.entry_us)
+    places = None
+    if budget is None:
+        places = with_pool(
+            target.threads, lambda: measure_in_place(network, graph, schedules, target, overheads.entry_us)
+        )
     table = LatencyTable(
         target=target.name,
         threads=target.threads,
@@ -66,7 +71,8 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    return replace(table, scale=(_whole_run_us(plain) - overheads.entry_us) / summed_us)
+    whole_us = with_pool(target.threads, lambda: _whole_run_us(plain)) - overheads.entry_us
+    return replace(table, scale=whole_us / summed_us)
 
 
 def schedules_hash(schedules: Mapping[str, Scheduled]) -> str:

@@ -55,11 +55,16 @@ class SLAError(HapiError):
 
 
 class InfeasibleSLA(HapiError):
-    """No design meets the SLA. ``nearest`` is the design that comes closest (a ``Design``)."""
+    """No design meets the SLA.
 
-    def __init__(self, message: str, nearest=None):
+    nearest: the design that comes closest to its latencies together (a ``Design``). closest: by field of the SLA,
+    the design that comes closest to that limit among those that keep all others, or among all where none does.
+    """
+
+    def __init__(self, message: str, nearest=None, closest=None):
         super().__init__(message)
         self.nearest = nearest
+        self.closest = closest or {}
 
 
 class RecordError(HapiError):

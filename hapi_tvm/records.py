@@ -11,9 +11,10 @@ ordered by candidate, then kind.
 from __future__ import annotations
 
 import math
+import numbers
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -24,8 +25,10 @@ __all__ = [
     "Candidate",
     "Certificate",
     "Design",
+    "DesignTest",
     "ExitGraph",
     "KernelLatency",
+    "Ladder",
     "LatencyTable",
     "Option",
     "PlacedExit",
@@ -100,6 +103,11 @@ class CalibrationTable:
                 )
         if shape[0] == 0:
             raise RecordError(f"CalibrationTable: the split {self.split!r} is empty")
+        if self.label.ndim != 1:
+            raise RecordError(f"CalibrationTable.label has shape {self.label.shape}; one class a sample is [N]")
+        for name in ("prediction", "label"):
+            if (dtype := getattr(self, name).dtype).kind not in "iu":
+                raise RecordError(f"CalibrationTable.{name} is {dtype}; classes are counted from 0, so make it int32")
         bad = ~((self.confidence >= 0) & (self.confidence <= 1))
         if bad.any():
             row, column = (int(i) for i in np.argwhere(bad)[0])
@@ -131,8 +139,11 @@ class KernelLatency:
     samples_us: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if not (math.isfinite(self.median_us) and self.median_us >= 0):
-            raise RecordError(f"kernel {self.name} ({self.key}): median_us={self.median_us} is no latency")
+        figures = {"median_us": self.median_us, "sigma_us": self.sigma_us}
+        figures |= {f"samples_us[{index}]": sample_us for index, sample_us in enumerate(self.samples_us)}
+        for what, value_us in figures.items():
+            if not _is_latency(value_us):
+                raise RecordError(f"kernel {self.name} ({self.key}): {what}={value_us} is no latency; measure it again")
 
     @property
     def measured(self) -> bool:
@@ -178,7 +189,20 @@ class LatencyTable:
         ):
             if samples and (len(samples) != len(rows) or not all(samples)):
                 raise RecordError(f"LatencyTable: samples of {len(samples)} {what} rows, of {len(rows)}, or empty ones")
-        known = {kernel.key for kernel in self.kernels}
+            for index, row in enumerate(samples):
+                for repeat, sample_us in enumerate(row):
+                    if not _is_latency(sample_us):
+                        raise RecordError(
+                            f"LatencyTable.{what}_samples_us[{index}][{repeat}] = {sample_us} is no latency; "
+                            "measure it again"
+                        )
+        for name in ("entry_us", "call_us", "gate_us", "scale"):
+            if not _is_latency(getattr(self, name)):
+                raise RecordError(f"LatencyTable.{name} = {getattr(self, name)} must be finite and not negative")
+        known = {kernel.key: kernel for kernel in self.kernels}
+        for index, kernel in enumerate(self.kernels):
+            if known[kernel.key] is not kernel:
+                raise RecordError(f"LatencyTable.kernels[{index}] is {kernel.key}, which another one is too")
         for what, rows in (("segment", self.segments), ("branch", self.branches)):
             for index, row in enumerate(rows):
                 for key in row:
@@ -218,6 +242,10 @@ class LatencyTable:
         return _errors(self.branch_samples_us) if self.branch_samples_us else self._sum_sigma_us(self.branches)
 
 
+def _is_latency(value_us: float) -> bool:
+    return math.isfinite(value_us) and value_us >= 0
+
+
 def median_error(samples: Sequence[float]) -> float:
     """Standard error of the median.
 
@@ -235,6 +263,9 @@ def _medians(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
 def _errors(rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
     return np.array([median_error(row) for row in rows])
 
+
+DROP_LIMIT = "max_accuracy_drop"
+"""The field of ``SLA`` that limits the accuracy drop."""
 
 LATENCY_LIMITS = {
     "mean": "mean_latency_ms",
@@ -255,10 +286,15 @@ class SLA:
     With both kinds, the least mean latency among the designs that meet every line.
     deadline_ms: no sample may be answered later. Where the network does not end in time, the last exit
     that is reached by then answers whatever it is asked (its threshold is 0), and nothing behind it runs.
-    latency_quantile: segments and branches are planned at this quantile of their measured or predicted
-    cost (normal approximation, every row high at once, so that nothing cancels); 0.5 takes the medians.
+    latency_quantile: segments and branches are planned at this upper limit of their typical cost: the median plus
+    its standard error (the surrogate's, where it was predicted) times the normal quantile. Every row is taken high at
+    once, as if all errors were one, so that nothing cancels: a sum at this level is at or above the sum's own
+    quantile whatever the correlation. Overheads and scale are taken as they are. It is about what is not known of the
+    costs, not about how they vary from one run to the next. 0.5 takes the medians.
     drop_confidence: the accuracy drop is held at its one-sided upper limit of this level (normal
     approximation of the paired difference, one fixed design); 0.5 takes the plain estimate.
+    certify_delta: ask for a certificate (``hapi_tvm.certify``) that the drop is at most ``max_accuracy_drop``,
+    with this risk of being wrong; None asks for none.
     max_exits: how many exits a design may place.
     """
 
@@ -270,9 +306,14 @@ class SLA:
     deadline_ms: float | None = None
     latency_quantile: float = 0.5
     drop_confidence: float = 0.95
+    certify_delta: float | None = None
     max_exits: int = 4
 
     def __post_init__(self):
+        for name in (line.name for line in fields(self)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+                raise SLAError(f"SLA: {name}={value!r} is no number")
         if self.max_accuracy_drop is None and not self.budgets_us:
             raise SLAError("SLA: nothing asked for; give max_accuracy_drop or a latency such as mean_latency_ms")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
@@ -286,8 +327,20 @@ class SLA:
             raise SLAError(f"SLA: latency_quantile={self.latency_quantile} must lie in [0.5, 1)")
         if not 0.5 <= self.drop_confidence < 1:
             raise SLAError(f"SLA: drop_confidence={self.drop_confidence} must lie in [0.5, 1)")
-        if self.max_exits < 0:
-            raise SLAError(f"SLA: max_exits={self.max_exits} must not be negative")
+        self._check_certificate()
+        if self.max_exits < 0 or not isinstance(self.max_exits, numbers.Integral):
+            raise SLAError(f"SLA: max_exits={self.max_exits} must be a whole number, not negative")
+
+    def _check_certificate(self) -> None:
+        if self.certify_delta is None:
+            return
+        if not 0 < self.certify_delta < 1:
+            raise SLAError(f"SLA: certify_delta={self.certify_delta} must lie in (0, 1); 0.1 is a confidence of 90 %")
+        if self.max_accuracy_drop is None or not 0 < self.max_accuracy_drop < 1:
+            raise SLAError(
+                f"SLA: certify_delta={self.certify_delta} with max_accuracy_drop={self.max_accuracy_drop}; what is "
+                "certified is the drop, so give one in (0, 1): 0.01 is one point"
+            )
 
     @property
     def budgets_us(self) -> Mapping[str, float]:
@@ -334,14 +387,39 @@ class PlacedExit:
 
 
 @dataclass(frozen=True, slots=True)
+class DesignTest:
+    """What the certification split said of one design.
+
+    exits: how many it places. mean_us: what the search expected. lost, gained: samples that the backbone alone,
+    and the design alone, answers right. needs_more: about how many more samples would let it pass if it goes on
+    losing at this rate; None where it passed, and where no number would.
+    """
+
+    exits: int
+    mean_us: float
+    lost: int
+    gained: int
+    p_value: float
+    passed: bool
+    needs_more: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
-    """A distribution-free statement about the accuracy drop, or why there is none."""
+    """A distribution-free statement about the accuracy drop of one design, or why there is none.
+
+    epsilon: the drop, as a share of the samples. delta: the risk that it is larger although it was certified.
+    n: samples of the certification split. verdict: in words. tests: in their order, the safest design first; the
+    certificate speaks of the last that passed, and of the first where none did.
+    """
 
     epsilon: float
     delta: float
     method: str
     n: int
     verdict: str
+    certified: bool
+    tests: tuple[DesignTest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,3 +436,10 @@ class Design:
     space: str = ""
     proven_optimal: bool = False
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Designs for one SLA, the safest first: the order in which they are tested. The last is the search's choice."""
+
+    designs: tuple[Design, ...]

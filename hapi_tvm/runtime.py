@@ -16,6 +16,7 @@ import tvm_ffi
 from tvm.relax import VirtualMachine
 
 from hapi_tvm.errors import ArtifactError
+from hapi_tvm.pool import VARIABLE
 from hapi_tvm.processor import missing_flags
 
 __all__ = ["Answer", "Artifact", "load"]
@@ -112,8 +113,9 @@ class Artifact:
 def load(path: str | os.PathLike[str]) -> Artifact:
     """Load ``model.so``.
 
-    Raises ArtifactError for a file that is missing, no library, none of ours, or compiled for instructions
-    that this processor lacks.
+    One that was compiled for several threads sets ``TVM_NUM_THREADS``, which sizes the pool that TVM makes with the
+    first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none
+    of ours, or compiled for instructions that this processor lacks.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -135,6 +137,8 @@ def load(path: str | os.PathLike[str]) -> Artifact:
             f"{path}: compiled for {manifest['target']}, with instructions that this processor lacks: "
             f"{', '.join(missing)}. Build it for this processor, or for any with mcpu='generic'"
         )
+    if (threads := manifest.get("threads", 1)) > 1:
+        os.environ.setdefault(VARIABLE, str(threads))
     return Artifact(path, machine, manifest)
 
 

@@ -4,9 +4,9 @@
 Builds each model from an empty database (or from ``--database``), holds its numbers against ONNX Runtime,
 and times all four in one process, in turns. JSON on stdout, progress on stderr. Needs the extra ``bench``.
 
-``tune_s`` is what tuning took, the longest over the thread counts; ``ratio_to_best`` is our time over the
-fastest other's; ``max_rel_err`` is that of the logits, relative to the largest. ``--kernels FILE`` also
-writes, as Markdown, where each model's time goes, kernel by kernel.
+``tune_s`` is what tuning and the choice of algorithms took, the longest over the thread counts;
+``ratio_to_best`` is our time over the fastest other's; ``max_rel_err`` is that of the logits, relative to the
+largest. ``--kernels FILE`` also writes, as Markdown, where each model's time goes, kernel by kernel.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def bench_model(model: Model, settings: Settings, rates: dict[int, list[float]])
         built = compile_backbone(backbone, target, library, settings.database, trials=settings.trials)
         sample = _timed_elsewhere(model, onnx_file, library, threads, settings.rounds)
         rates[threads].append(sample["matmul_gflops"])
-        tune_s.append(built.timings_s["tune"])
+        tune_s.append(built.timings_s["tune"] + built.timings_s["choose"])
         errors.append(sample["rel_error"]["hapi"])
         by_threads[str(threads)] = _row(sample)
         if settings.tables is not None:
@@ -141,8 +141,8 @@ def kernel_table(
     """Markdown: every distinct kernel, the one that takes most of a run first.
 
     Alone means call after call on the same data; in place, inside a run of the network. Rates are of the
-    kernel alone and of its definition's operations, so that a faster algorithm shows as a higher rate; the
-    limit is the matrix product with as many threads.
+    kernel alone, and count the operations of its algorithm; the limit is the matrix product with as many
+    threads.
     """
     network = built.network
     calls = Counter(key for chain in network.segments for key in chain)

@@ -7,6 +7,7 @@ import tvm
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
+from hapi_tvm.pool import VARIABLE
 from hapi_tvm.targets.forkserver import Outcome, shared_server
 
 __all__ = ["ForkServerRunner", "random_arguments", "runtime_environment", "time_library"]
@@ -16,7 +17,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 def runtime_environment(threads: int) -> dict[str, str]:
     """What TVM's thread pool reads at its start, which comes with the first parallel kernel of a process."""
-    return {"TVM_NUM_THREADS": str(threads)}
+    return {VARIABLE: str(threads)}
 
 
 def random_arguments(shapes: Shapes, seed: int) -> list[tvm.runtime.Tensor]:

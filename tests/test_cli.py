@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -47,7 +48,8 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"]]
+    "arguments",
+    [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"], ["search", "-h"]],
 )
 def test_help_imports_nothing_heavy_and_takes_under_a_second(arguments):
     script = (
@@ -71,6 +73,14 @@ def test_every_option_of_every_command_has_a_place_in_its_help():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.opts[0] in text
+
+
+@pytest.mark.parametrize("command", ["build", "search"])
+def test_every_line_of_an_sla_is_an_option_and_its_default_is_told(command):
+    options = {parameter.name: parameter for parameter in main.commands[command].params}
+    for line in dataclasses.fields(hapi_tvm.SLA):
+        told = "" if line.default is None else f"[default: {line.default}]"
+        assert told in options[line.name].help
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +155,11 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
         "--p95-latency-ms": 2.5,
         "--p99-latency-ms": 3.5,
         "--worst-latency-ms": 4.5,
+        "--deadline-ms": 5.5,
+        "--latency-quantile": 0.8,
         "--max-exits": 3,
         "--drop-confidence": 0.9,
+        "--certify-delta": 0.15,
         "--trials": 7,
         "--measure-budget": 5,
         "--spacing": 0.1,
@@ -161,7 +174,7 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
     backbone, dataset, target = builder.positional
     assert (backbone.name, backbone.classes, dataset.name, target.threads) == ("tiny", 5, "noise", 1)
     assert builder.named == {
-        "sla": hapi_tvm.SLA(0.02, 1.5, 2.5, 3.5, 4.5, drop_confidence=0.9, max_exits=3),
+        "sla": hapi_tvm.SLA(0.02, 1.5, 2.5, 3.5, 4.5, 5.5, 0.8, 0.9, 0.15, 3),
         "run_dir": tmp_path / "run",
         "trials": 7,
         "measure_budget": 5,
@@ -194,6 +207,13 @@ def test_one_point_is_the_sla_of_those_who_name_none(model, data, tmp_path, repl
     builder = replace_build()
     assert run("build", model, "--data", data, "--run", tmp_path / "run", *options).exit_code == 0
     assert builder.named["sla"].max_accuracy_drop == drop
+
+
+def test_an_sla_may_be_given_as_text(model, data, tmp_path, replace_build):
+    builder = replace_build()
+    sla = ("--sla", "mean_latency_ms=1.5,max_exits=2", "--sla", "drop_confidence=0.9")
+    assert run("build", model, "--data", data, "--run", tmp_path / "run", *sla).exit_code == 0
+    assert builder.named["sla"] == hapi_tvm.SLA(mean_latency_ms=1.5, max_exits=2, drop_confidence=0.9)
 
 
 @pytest.mark.parametrize(

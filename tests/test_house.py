@@ -33,12 +33,15 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "processor", "recordio", "records", "runfolder"), ("records",), ("numpy",)
+        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
+        ("records",),
+        ("numpy",),
     ),
     "terminal": Layer(("progress",), ("records",), ("rich",)),
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
     "passes": Layer(("passes",), ("records", "compat", "passes"), ("numpy", "tvm", "tvm_ffi")),
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
+    "certify": Layer(("certify",), ("records", "certify"), ("numpy", "scipy")),
     "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
     "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
@@ -47,8 +50,8 @@ LAYERS = {
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "report"),
-        ("facade", "records", "terminal", "passes", "targets", "search", "runtime", "stages", "top"),
+        ("backbone_build", "building", "cli", "cli_options", "cli_search", "report", "researching"),
+        ("facade", "records", "terminal", "passes", "targets", "certify", "search", "runtime", "stages", "top"),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),
 }
@@ -144,7 +147,9 @@ def run_python(*arguments: str, cwd: pathlib.Path, path: pathlib.Path) -> subpro
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("module", "missing"), [("search", "tvm torch"), ("runtime", "torch")])
+@pytest.mark.parametrize(
+    ("module", "missing"), [("certify", "tvm torch"), ("search", "tvm torch"), ("runtime", "torch")]
+)
 def test_module_loads_where_packages_are_missing(module, missing, tmp_path):
     block = "".join(f"sys.modules[{name!r}] = None; " for name in missing.split())
     done = run_python(f"{block}import hapi_tvm.{module}", cwd=tmp_path, path=ROOT)

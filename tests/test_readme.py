@@ -28,6 +28,8 @@ def test_every_command_is_told_and_every_told_command_exists():
 
 def test_every_option_named_exists():
     known = set().union(*(options(command) for command in cli.main.commands.values()))
+    for script in (ROOT / "scripts").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text(encoding="utf-8")))
         assert named <= known, page.name

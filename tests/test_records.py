@@ -22,8 +22,10 @@ from hapi_tvm.records import (
     Candidate,
     Certificate,
     Design,
+    DesignTest,
     ExitGraph,
     KernelLatency,
+    Ladder,
     LatencyTable,
     Option,
     PlacedExit,
@@ -55,7 +57,7 @@ exit_graphs = st.builds(
     candidates=tuples(candidates, max_size=3), kinds=tuples(names, max_size=2),
 )  # fmt: skip
 kernels = st.builds(
-    KernelLatency, key=names, name=names, median_us=latencies, sigma_us=anything,
+    KernelLatency, key=names, name=names, median_us=latencies, sigma_us=latencies,
     samples_us=tuples(latencies, max_size=5),
 )  # fmt: skip
 slas = st.builds(
@@ -70,16 +72,24 @@ predictions = st.builds(
 placed_exits = st.builds(
     PlacedExit, name=names, candidate=counts, kind=names, threshold=shares, flops_share=shares
 )
-certificates = st.builds(Certificate, epsilon=shares, delta=shares, method=names, n=counts, verdict=names)
+design_tests = st.builds(
+    DesignTest, exits=counts, mean_us=latencies, lost=counts, gained=counts, p_value=shares, passed=st.booleans(),
+    needs_more=st.none() | counts,
+)  # fmt: skip
+certificates = st.builds(
+    Certificate, epsilon=shares, delta=shares, method=names, n=counts, verdict=names, certified=st.booleans(),
+    tests=tuples(design_tests, max_size=3),
+)  # fmt: skip
 designs = st.builds(
     Design, exits=tuples(placed_exits, max_size=3), sla=slas, predicted=predictions, space=names,
     proven_optimal=st.booleans(), provenance=st.dictionaries(names, names, max_size=3),
 )  # fmt: skip
+ladders = st.builds(Ladder, designs=tuples(designs, min_size=1, max_size=2))
 
 
 @st.composite
 def latency_tables(draw) -> LatencyTable:
-    known = draw(tuples(kernels, min_size=1, max_size=4))
+    known = draw(tuples(kernels, min_size=1, max_size=4, unique_by=lambda kernel: kernel.key))
     rows = tuples(st.sampled_from([kernel.key for kernel in known]), max_size=4)
     placed = draw(tuples(options, max_size=3))
     segments = draw(tuples(rows, min_size=1, max_size=4))
@@ -112,8 +122,10 @@ STRATEGIES = {
     Candidate: candidates,
     Certificate: certificates,
     Design: designs,
+    DesignTest: design_tests,
     ExitGraph: exit_graphs,
     KernelLatency: kernels,
+    Ladder: ladders,
     LatencyTable: latency_tables(),
     Option: options,
     PlacedExit: placed_exits,
@@ -155,11 +167,11 @@ def test_npz_gives_back_the_record(record, tmp_path_factory):
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_floats_that_json_lacks(value):
-    kernel = KernelLatency("k", "conv", 1.0, value)
-    text = json.dumps(recordio.to_json(kernel), allow_nan=False)
-    back = recordio.from_json(KernelLatency, json.loads(text))
-    np.testing.assert_equal(back.sigma_us, value)
-    assert recordio.to_json(replace(kernel, name="inf"))["name"] == "inf"
+    certificate = Certificate(0.01, value, "exact binomial", 800, "holds", True, ())
+    text = json.dumps(recordio.to_json(certificate), allow_nan=False)
+    back = recordio.from_json(Certificate, json.loads(text))
+    np.testing.assert_equal(back.delta, value)
+    assert recordio.to_json(replace(certificate, verdict="inf"))["verdict"] == "inf"
 
 
 def test_numpy_scalars_become_plain_numbers():
@@ -218,9 +230,13 @@ def test_a_value_of_another_type_is_named(cls, data):
     assert str(caught.value).startswith((f"{place(path)} = ", f"{place(path)}: "))
 
 
+def certificate(n=800, verdict="holds") -> Certificate:
+    return Certificate(0.01, 0.1, "exact binomial", n, verdict, True, ())
+
+
 @pytest.mark.parametrize("value", [True, "1", None, [1.0]])
 def test_a_number_is_not_read_from_anything_else(value):
-    values = recordio.to_json(Certificate(0.01, 0.1, "exact binomial", 800, "holds"))
+    values = recordio.to_json(certificate())
     for name in ("epsilon", "n"):
         with pytest.raises(RecordError, match=rf"Certificate\.{name} = .* is no (float|int)$"):
             recordio.from_json(Certificate, values | {name: value})
@@ -228,9 +244,9 @@ def test_a_number_is_not_read_from_anything_else(value):
 
 def test_a_record_that_is_not_what_it_declares_is_not_written():
     with pytest.raises(RecordError, match=r"^Certificate\.n = 0\.5 is no int$"):
-        recordio.to_json(Certificate(0.01, 0.1, "exact binomial", 0.5, "holds"))
+        recordio.to_json(certificate(n=0.5))
     with pytest.raises(RecordError, match=r"^Certificate\.verdict = None is no str$"):
-        recordio.to_json(Certificate(0.01, 0.1, "exact binomial", 5, None))
+        recordio.to_json(certificate(verdict=None))
     with pytest.raises(RecordError, match=r"^KernelLatency\.samples_us = \[1\.0\] is no tuple"):
         recordio.to_json(KernelLatency("k", "conv", 1.0, 0.1, [1.0]))
 

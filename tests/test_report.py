@@ -56,14 +56,37 @@ def sample_report():
             "p95_latency_us": 2104.0,
             "p99_latency_us": 2104.0,
             "worst_latency_us": 2105.0,
+            "deadline_us": 2105.0,
             "exit_rates": [0.437, 0.229, 0.121, 0.213],
         },
         "certificate": {
             "epsilon": 0.01,
             "delta": 0.1,
-            "method": "exact binomial",
-            "n": 5000,
-            "verdict": "the drop stays below 1 point",
+            "method": "exact test of the paired difference",
+            "n": 2500,
+            "verdict": "certified: an accuracy drop of at most 1 point",
+            "certified": True,
+            "tests": [
+                {
+                    "exits": exits,
+                    "mean_us": mean_us,
+                    "lost": lost,
+                    "gained": gained,
+                    "p_value": p_value,
+                    "passed": passed,
+                    "needs_more": needs_more,
+                }
+                for exits, mean_us, lost, gained, p_value, passed, needs_more in (
+                    (3, 1107.0, 27, 14, 0.0124, True, None),
+                    (4, 986.0, 41, 17, 0.3131, False, 2750),
+                )
+            ],
+        },
+        "generalisation": {
+            "searched_drop": 0.0041,
+            "unseen_drop": 0.0056,
+            "gap": 0.0015,
+            "standard_error": 0.0019,
         },
         "pareto": [
             {"accuracy": 0.9378 - 0.24 * 2.718 ** (-us / 320.0), "mean_latency_us": us, "exits": 1 + i % 4}
@@ -112,6 +135,8 @@ def sample_report():
             "p95_latency_ms": 2.1,
             "p99_latency_ms": None,
             "worst_latency_ms": None,
+            "deadline_ms": None,
+            "latency_quantile": 0.5,
             "drop_confidence": 0.95,
             "max_exits": 4,
         },
@@ -183,7 +208,12 @@ def test_the_figures_of_the_report_are_on_the_page(html):
         "+2.3 %",
         "12 distinct, 10 measured, 2 predicted",
         "give the same label on 4,999",
-        "exact binomial",
+        "An exact test of the paired difference on 2,500 images",
+        "Certified: an accuracy drop of at most 1 point.",
+        "1 3 1.11 ms 27 14 +0.52 points 0.012 passed",
+        "2 4 986 µs 41 17 +0.96 points 0.313 failed",
+        "+0.41 points where the design was searched and +0.56 points on the test split",
+        "+0.15 points apart (± 0.19, one standard error)",
         "Example CPU @ 2.6 GHz",
     ):
         assert figure in text, figure
@@ -230,6 +260,16 @@ def test_a_design_without_exits_has_a_page():
     report["hapi"]["exit_rates"] = report["predicted"]["exit_rates"] = [1.0]
     page = _Page(render_html(report))
     assert page.open == [] and "the design is the plain backbone" in page.text
+
+
+def test_a_deadline_and_planned_latencies_are_on_the_page():
+    report = sample_report()
+    page = render_html(report)
+    assert "deadline" not in page and "quantile of its uncertain costs" not in page
+    report["sla"] |= {"deadline_ms": 2.5, "latency_quantile": 0.9}
+    text = _Page(render_html(report)).text
+    assert "deadline" in text and "at most 2.50 ms" in text
+    assert "planned at the 90.0 % quantile of its uncertain costs" in " ".join(text.split())
 
 
 def test_the_stack_adds_up_to_the_weighted_cost():

@@ -26,7 +26,7 @@ from hapi_tvm.runfolder import RunFolder, digest, read_record
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("hapi_tvm.test")
 IDENTITY = {"model": "m1", "target": "llvm", "dataset": "d1", "hapi_tvm": "0.1.0", "tvm": "0.27.0"}
-CERTIFICATE = Certificate(0.01, 0.1, "exact binomial", 800, "holds")
+CERTIFICATE = Certificate(0.01, 0.1, "exact binomial", 800, "holds", True, ())
 KEY = digest("inputs")
 
 

@@ -10,21 +10,36 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hapi_tvm.records import CalibrationTable, Design, ExitGraph, KernelLatency, LatencyTable, Option, median_error
+from hapi_tvm import recordio
+from hapi_tvm.certify import gap_between
+from hapi_tvm.certify.counts import Counts
+from hapi_tvm.records import (
+    CalibrationTable,
+    Certificate,
+    Design,
+    ExitGraph,
+    KernelLatency,
+    LatencyTable,
+    Option,
+    median_error,
+)
 from hapi_tvm.report.schema import ExitCost, KernelCost, Report, SegmentCost
 from hapi_tvm.verifying import Agreement, TestRun
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """What a finished run has to tell. front: designs for the Pareto plot. started: ISO time with zone."""
+    """What a finished run has to tell. calibration: the samples that were searched on. certificate: None where
+    none was asked for. front: designs for the Pareto plot. started: ISO time with zone."""
 
     model: str
     dataset: str
     splits: Mapping[str, int]
     graph: ExitGraph
     latency: LatencyTable
+    calibration: CalibrationTable
     design: Design
+    certificate: Certificate | None
     front: Sequence[Design]
     test: CalibrationTable
     run: TestRun
@@ -74,9 +89,13 @@ def collect(records: RunRecords) -> Report:
             "p95_latency_us": predicted.p95_us,
             "p99_latency_us": predicted.p99_us,
             "worst_latency_us": predicted.worst_us,
+            "deadline_us": predicted.deadline_us,
             "exit_rates": list(predicted.exit_rates),
         },
-        "certificate": None,
+        "certificate": None if records.certificate is None else recordio.to_json(records.certificate),
+        "generalisation": asdict(
+            gap_between(Counts.of_design(records.calibration, design), Counts.of_design(records.test, design))
+        ),
         "pareto": [
             {
                 "accuracy": point.predicted.accuracy,

@@ -47,6 +47,10 @@ def _drop(share: float) -> str:
     return f"{100 * share:.2f}".replace("-", "−")
 
 
+def _plus_minus(share: float) -> str:
+    return f"± {100 * share:.2f}"
+
+
 def _when(iso: str) -> str:
     return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z")
 
@@ -76,14 +80,15 @@ def _demands(report: Report) -> list[Demand]:
                 drop <= limit,
             )
         )
-    for metric in ("mean", "p95", "p99", "worst"):
-        if (budget_ms := sla[f"{metric}_latency_ms"]) is not None:
+    latencies = [(metric, f"{metric} latency", f"{metric}_latency") for metric in ("mean", "p95", "p99", "worst")]
+    for metric, what, name in (*latencies, ("worst", "deadline", "deadline")):
+        if (budget_ms := sla[f"{name}_ms"]) is not None:
             measured_us = hapi["latency_us"][metric]
             demands.append(
                 Demand(
-                    f"{metric} latency",
+                    what,
                     f"at most {format_us(1e3 * budget_ms)}",
-                    format_us(predicted[f"{metric}_latency_us"]),
+                    format_us(predicted[f"{name}_us"]),
                     format_us(measured_us),
                     measured_us <= 1e3 * budget_ms,
                 )
@@ -131,7 +136,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(us=format_us, percent=_percent, points=_points, seconds=_seconds, when=_when)
+    environment.filters.update(us=format_us, percent=_percent, points=_points, plus_minus=_plus_minus)
+    environment.filters.update(seconds=_seconds, when=_when)
     return environment
 
 

@@ -61,7 +61,8 @@ class Hapi(TypedDict):
 class Predicted(TypedDict):
     """What the search expected, from the calibration split and the latency table.
 
-    accuracy_drop: backbone minus design; accuracy_drop_upper: its limit at ``sla.drop_confidence``.
+    accuracy_drop: backbone minus design; accuracy_drop_upper: its limit at ``sla.drop_confidence``. Latencies are
+    planned at ``sla.latency_quantile``.
     """
 
     accuracy: float
@@ -72,15 +73,44 @@ class Predicted(TypedDict):
     p95_latency_us: float
     p99_latency_us: float
     worst_latency_us: float
+    deadline_us: float
     exit_rates: list[float]
 
 
+class DesignTest(TypedDict):
+    """A design that was put to the certification split, see ``records.DesignTest``."""
+
+    exits: int
+    mean_us: float
+    lost: int
+    gained: int
+    p_value: float
+    passed: bool
+    needs_more: int | None
+
+
 class Certificate(TypedDict):
+    """See ``records.Certificate``. It speaks of the design that was built."""
+
     epsilon: float
     delta: float
     method: str
     n: int
     verdict: str
+    certified: bool
+    tests: list[DesignTest]
+
+
+class Generalisation(TypedDict):
+    """Accuracy drops of the chosen design where it was searched and on the test split, as shares of the samples.
+
+    gap: unseen less searched. standard_error: of the gap, see ``certify.Gap``.
+    """
+
+    searched_drop: float
+    unseen_drop: float
+    gap: float
+    standard_error: float
 
 
 class ParetoPoint(TypedDict):
@@ -148,6 +178,8 @@ class SLA(TypedDict):
     p95_latency_ms: float | None
     p99_latency_ms: float | None
     worst_latency_ms: float | None
+    deadline_ms: float | None
+    latency_quantile: float
     drop_confidence: float
     max_exits: int
 
@@ -198,6 +230,7 @@ class Report(TypedDict):
     hapi: Hapi
     predicted: Predicted
     certificate: Certificate | None
+    generalisation: Generalisation
     pareto: list[ParetoPoint]
     segments: list[SegmentCost]
     exits_breakdown: list[ExitCost]

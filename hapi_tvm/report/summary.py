@@ -13,13 +13,13 @@ from hapi_tvm.records import ExitGraph
 from hapi_tvm.report.html import format_us
 from hapi_tvm.report.schema import Report
 
-__all__ = ["candidates_table", "print_table", "summary"]
+__all__ = ["add_row", "candidates_table", "new_table", "print_table", "summary"]
 
 
 _PIPE_WIDTH = 200
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     """First column left-aligned, the others right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
@@ -27,7 +27,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
     """Names come from a user's model: never read them as rich markup."""
     table.add_row(*(Text(cell) for cell in cells))
 
@@ -41,15 +41,17 @@ def print_table(table: RenderableType) -> None:
 
 
 def summary(report: Report) -> RenderableType:
-    """Plain backbone against the artifact, then the exits."""
-    return Group(_comparison(report), _exits(report))
+    """Plain backbone against the artifact, then the exits, then the certificate if one was asked for."""
+    certificate = report["certificate"]
+    parts = [_comparison(report), _exits(report)]
+    return Group(*parts, *([] if certificate is None else [Text(certificate["verdict"] + "\n")]))
 
 
 def _comparison(report: Report) -> Table:
     plain, hapi = report["backbone"], report["hapi"]
-    table = _table("measured on the test split", "plain", "hapi", "hapi / plain")
+    table = new_table("measured on the test split", "plain", "hapi", "hapi / plain")
     accuracies = (plain["test_accuracy"], hapi["test_accuracy"])
-    _add_row(
+    add_row(
         table,
         "accuracy",
         *(f"{100 * accuracy:.2f} %" for accuracy in accuracies),
@@ -57,7 +59,7 @@ def _comparison(report: Report) -> Table:
     )
     for metric in ("mean", "p50", "p95"):
         before_us, after_us = plain["latency_us"][metric], hapi["latency_us"][metric]
-        _add_row(
+        add_row(
             table,
             f"{metric} latency",
             format_us(before_us),
@@ -68,9 +70,9 @@ def _comparison(report: Report) -> Table:
 
 
 def _exits(report: Report) -> Table:
-    table = _table("exit", "branch", "FLOPs before", "threshold", "leave here")
+    table = new_table("exit", "branch", "FLOPs before", "threshold", "leave here")
     for cells in _exit_rows(report):
-        _add_row(table, *cells)
+        add_row(table, *cells)
     return table
 
 
@@ -89,9 +91,9 @@ def _exit_rows(report: Report) -> Iterator[tuple[str, ...]]:
 
 def candidates_table(graph: ExitGraph) -> Table:
     """Every place where an exit may stand, in network order."""
-    table = _table("exit", "tensor", "shape", "FLOPs before", "share")
+    table = new_table("exit", "tensor", "shape", "FLOPs before", "share")
     for candidate in graph.candidates:
-        _add_row(
+        add_row(
             table,
             candidate.name,
             candidate.tensor,

@@ -29,8 +29,9 @@ class Batch:
         self._problem, self._rules = problem, of_problem(problem)
         self._bits: dict[int, ChoiceBits] = {}
         candidates = len(problem.instance.reach_ps) - 1
-        placed = problem.instance.candidate[problem.layers[0].option]  # the same in every layer but for equal ones
-        counts = np.bincount(placed, minlength=candidates)
+        placed = (problem.instance.candidate[layer.option] for layer in problem.layers)
+        # Layers differ where two thresholds are equal, such as a quantile of 0 and the 0 that answers whoever comes.
+        counts = np.max([np.bincount(candidate, minlength=candidates) for candidate in placed], axis=0)
         self._shared = problem.space.shared
         self.genes = ((len(problem.layers),) if self._shared else ()) + tuple((counts + 1).tolist())
 

@@ -7,11 +7,11 @@ from statistics import NormalDist
 import numpy as np
 
 from hapi_tvm.errors import RecordError
-from hapi_tvm.records import CalibrationTable, LatencyTable, Prediction
+from hapi_tvm.records import SLA, CalibrationTable, LatencyTable, Prediction
 from hapi_tvm.search.instance import PS_PER_US, Exits, Instance
 from hapi_tvm.search.objective import Figures, drop_upper, rank_count
 
-__all__ = ["evaluate", "figures_of", "leave_costs_ps", "leave_places", "predict", "right_answers"]
+__all__ = ["check_exits", "evaluate", "figures_of", "leave_costs_ps", "leave_places", "predict", "right_answers"]
 
 
 def evaluate(
@@ -31,10 +31,11 @@ def evaluate(
     the first exit whose threshold is 0, for nobody passes that. Costs are taken at ``latency_quantile``.
 
     A percentile q is the smallest leaving cost c such that at least q of the samples cost c or less.
-    Raises RecordError if the tables or the exits contradict each other.
+    Raises RecordError if the tables or the exits contradict each other, SLAError for a level outside [0.5, 1).
     """
+    SLA(max_accuracy_drop=1.0, drop_confidence=drop_confidence, latency_quantile=latency_quantile)
     instance = Instance.from_tables(calibration, latency, latency_quantile=latency_quantile)
-    _check_exits(instance, exits)
+    check_exits(instance, exits)
     return predict(instance, exits, drop_confidence)
 
 
@@ -112,7 +113,8 @@ def _percentile_ps(histogram: np.ndarray, cost_ps: np.ndarray, count: int) -> in
     return int(cost_ps[np.searchsorted(np.cumsum(histogram), count)])
 
 
-def _check_exits(instance: Instance, exits: Exits) -> None:
+def check_exits(instance: Instance, exits: Exits) -> None:
+    """Raises RecordError unless ``exits`` are a design of these tables (see ``evaluate``)."""
     last = -1
     for place, (option, threshold) in enumerate(exits):
         if not 0 <= option < len(instance.options):

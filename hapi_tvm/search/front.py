@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hapi_tvm.errors import SLAError
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable
 from hapi_tvm.search.beam import beam
 from hapi_tvm.search.choices import of_layer
@@ -49,6 +50,8 @@ def pareto(
     by local search at the accuracy of each point. The plain backbone competes like any other. Each
     design's SLA allows the accuracy drop that it has (at its upper limit of level ``drop_confidence``).
     """
+    if points < 1 or not time_limit_s >= 0:
+        raise SLAError(f"pareto: points={points} and time_limit_s={time_limit_s} must be at least 1 and 0")
     started_s = clock()
     loosest = SLA(
         max_accuracy_drop=1.0,

@@ -28,7 +28,6 @@ from hapi_tvm.search.rules import (
     ACCURATE,
     FASTEST,
     FRONT,
-    NEAREST,
     NO_LIMIT,
     Rules,
     better,
@@ -476,8 +475,7 @@ def _limits(rules):
     """Goal, samples, the latency of all segments, and the most latency and drop that keep the SLA; as plain
     numbers, for a loop that looks into a tuple of arrays each time is several times slower."""
     most_drop = rules.samples if rules.max_drop >= 1.0 else np.int64(rules.max_drop * rules.samples) + 1
-    most_ps = NO_LIMIT if rules.goal == NEAREST else rules.budgets[0]
-    return rules.goal, rules.samples, rules.end_ps, most_ps, most_drop
+    return rules.goal, rules.samples, rules.end_ps, rules.budgets[0], most_drop
 
 
 @numba.njit(cache=True, error_model="numpy", inline="always")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import NormalDist
 
 import numpy as np
 
-from hapi_tvm.records import SLA
+from hapi_tvm.records import DROP_LIMIT, LATENCY_LIMITS, SLA
 from hapi_tvm.search.instance import PS_PER_US
 
 __all__ = ["Figures", "Goal", "Objective", "best_index", "better", "drop_upper", "rank_count"]
@@ -18,7 +18,7 @@ __all__ = ["Figures", "Goal", "Objective", "best_index", "better", "drop_upper",
 
 class Goal(Enum):
     """FASTEST: least mean, then accuracy. ACCURATE: most accuracy, then mean. NEAREST: least excess
-    over the latency budgets, then mean. FRONT: all designs that no other beats in mean and accuracy, ranked as
+    over the latency targets, then mean. FRONT: all designs that no other beats in mean and accuracy, ranked as
     FASTEST. Last, in each: fewer exits."""
 
     FASTEST = "fastest"
@@ -67,7 +67,8 @@ def drop_upper(lost, gained, samples: int, z: float):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An SLA over ``samples`` samples. budgets_ps: by latency metric, rounded up to whole picoseconds."""
+    """An SLA over ``samples`` samples. budgets_ps: by latency metric, rounded up to whole picoseconds.
+    targets_ps: likewise; what NEAREST approaches, and holds no design to."""
 
     goal: Goal
     samples: int
@@ -75,6 +76,7 @@ class Objective:
     max_drop: float | None
     budgets_ps: Mapping[str, int]
     max_exits: int
+    targets_ps: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_sla(cls, sla: SLA, samples: int) -> Objective:
@@ -89,18 +91,37 @@ class Objective:
 
     def nearest(self) -> Objective:
         """The same accuracy limit; the latency budgets become what is to be approached."""
-        return replace(self, goal=Goal.NEAREST)
+        return replace(self, goal=Goal.NEAREST, budgets_ps={}, targets_ps=self.budgets_ps)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Fields of the SLA that limit the accuracy drop or a latency."""
+        drop = () if self.max_drop is None else (DROP_LIMIT,)
+        return drop + tuple(LATENCY_LIMITS[metric] for metric in self.budgets_ps)
+
+    def closest_to(self, limit: str) -> Objective:
+        """What comes closest to one of ``limits`` while all others hold: the least latency of that metric, or the
+        most accuracy."""
+        if limit == DROP_LIMIT:
+            return replace(self, goal=Goal.ACCURATE, max_drop=None)
+        held = {metric: ps for metric, ps in self.budgets_ps.items() if LATENCY_LIMITS[metric] != limit}
+        approached = {metric: ps for metric, ps in self.budgets_ps.items() if metric not in held}
+        return replace(self, goal=Goal.NEAREST, budgets_ps=held, targets_ps=approached)
+
+    def alone(self, limit: str) -> Objective:
+        """The same with one of ``limits`` only."""
+        kept = {metric: ps for metric, ps in self.budgets_ps.items() if LATENCY_LIMITS[metric] == limit}
+        return replace(self, max_drop=self.max_drop if limit == DROP_LIMIT else None, budgets_ps=kept)
 
     def feasible(self, figures: Figures):
-        """bool, of the figures' shape. NEAREST holds no design to its latency budgets."""
+        """bool, of the figures' shape."""
         return self.within_budgets(figures) & self.within_drop(figures.lost, figures.gained)
 
     def within_budgets(self, figures: Figures):
         """bool: also the pruning test when the figures are lower bounds."""
         fits = np.ones(np.shape(figures.total_ps), dtype=bool)
-        if self.goal is not Goal.NEAREST:
-            for spent_ps, budget_ps in self._spent(figures):
-                fits = fits & (spent_ps <= budget_ps)
+        for spent_ps, budget_ps in self._spent(figures, self.budgets_ps):
+            fits = fits & (spent_ps <= budget_ps)
         return fits
 
     def within_drop(self, lost, gained):
@@ -127,15 +148,12 @@ class Objective:
         if best <= floor:
             return 0.0
         if self.goal is Goal.ACCURATE:
-            return (best - floor) / self.samples
+            return (best - max(floor, -self.samples)) / self.samples  # nobody gains more than every sample
         return best / floor - 1 if floor > 0 else math.inf
 
     def excess(self, figures: Figures):
         """float: the largest ratio of a latency to its budget; 0 without budgets."""
-        worst = np.zeros(np.shape(figures.total_ps))
-        for spent_ps, budget_ps in self._spent(figures):
-            worst = np.maximum(worst, spent_ps / budget_ps)
-        return worst
+        return self._largest_ratio(figures, self.budgets_ps)
 
     def key(self, figures: Figures) -> Key:
         drop = figures.lost - figures.gained
@@ -143,11 +161,17 @@ class Objective:
             return figures.total_ps, drop, figures.exits
         if self.goal is Goal.ACCURATE:
             return drop, figures.total_ps, figures.exits
-        return self.excess(figures), figures.total_ps, figures.exits
+        return self._largest_ratio(figures, self.targets_ps), figures.total_ps, figures.exits
 
-    def _spent(self, figures: Figures):
-        """(latency, budget) of each metric asked for; the mean as sums over the samples."""
-        for metric, budget_ps in self.budgets_ps.items():
+    def _largest_ratio(self, figures: Figures, limits_ps: Mapping[str, int]):
+        worst = np.zeros(np.shape(figures.total_ps))
+        for spent_ps, limit_ps in self._spent(figures, limits_ps):
+            worst = np.maximum(worst, spent_ps / limit_ps)
+        return worst
+
+    def _spent(self, figures: Figures, limits_ps: Mapping[str, int]):
+        """(latency, limit) of each metric of ``limits_ps``; the mean as sums over the samples."""
+        for metric, budget_ps in limits_ps.items():
             if metric == "mean":
                 yield figures.total_ps, min(budget_ps * self.samples, 2**62)
             else:

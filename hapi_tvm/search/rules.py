@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numba
@@ -21,7 +22,7 @@ _METRICS = ("mean", "p95", "p99", "worst", "deadline")
 
 
 class Rules(NamedTuple):
-    """budgets: int64 [5], mean (as a sum over the samples), p95, p99, worst, deadline; NO_LIMIT where none is.
+    """budgets, targets: int64 [5], mean (as a sum over the samples), p95, p99, worst, deadline; NO_LIMIT where none is.
     max_drop: infinity where none is. last_candidate: E, behind all candidates."""
 
     goal: int
@@ -29,6 +30,7 @@ class Rules(NamedTuple):
     z: float
     max_drop: float
     budgets: np.ndarray
+    targets: np.ndarray
     rank95: int
     rank99: int
     end_ps: int
@@ -39,15 +41,14 @@ class Rules(NamedTuple):
 
 def of_problem(problem: Problem) -> Rules:
     objective, samples = problem.objective, problem.instance.samples
-    budgets = [min(objective.budgets_ps.get(metric, NO_LIMIT), NO_LIMIT) for metric in _METRICS]
-    budgets[0] = min(objective.budgets_ps.get("mean", NO_LIMIT) * samples, NO_LIMIT)
     candidates = len(problem.instance.reach_ps) - 1
     return Rules(
         goal=_CODES[objective.goal],
         samples=samples,
         z=objective.z,
         max_drop=np.inf if objective.max_drop is None else float(objective.max_drop),
-        budgets=np.array(budgets, dtype=np.int64),
+        budgets=_limits(objective.budgets_ps, samples),
+        targets=_limits(objective.targets_ps, samples),
         rank95=rank_count(95, samples),
         rank99=rank_count(99, samples),
         end_ps=problem.instance.end_ps,
@@ -55,6 +56,12 @@ def of_problem(problem: Problem) -> Rules:
         max_size=NO_LIMIT if problem.space.max_bytes is None else problem.space.max_bytes,
         last_candidate=candidates,
     )
+
+
+def _limits(limits_ps: Mapping[str, int], samples: int) -> np.ndarray:
+    times = {"mean": samples}
+    each = [limits_ps.get(metric, NO_LIMIT) * times.get(metric, 1) for metric in _METRICS]
+    return np.array([min(limit_ps, NO_LIMIT) for limit_ps in each], dtype=np.int64)
 
 
 @numba.njit(cache=True, error_model="numpy", inline="always")
@@ -81,8 +88,6 @@ def drop_possible(rules, lost, more_lost, gained, more_gained):
 
 @numba.njit(cache=True, error_model="numpy", inline="always")
 def within_budgets(rules, total_ps, p95_ps, p99_ps, worst_ps, deadline_ps):
-    if rules.goal == NEAREST:
-        return True
     budgets = rules.budgets
     return (
         total_ps <= budgets[0]
@@ -104,8 +109,8 @@ def key_of(rules, total_ps, drop, p95_ps, p99_ps, worst_ps, deadline_ps, exits):
     excess = 0.0
     spent = (total_ps, p95_ps, p99_ps, worst_ps, deadline_ps)
     for metric in range(5):
-        if rules.budgets[metric] < NO_LIMIT:
-            excess = max(excess, spent[metric] / rules.budgets[metric])
+        if rules.targets[metric] < NO_LIMIT:
+            excess = max(excess, spent[metric] / rules.targets[metric])
     return excess, total_ps, exits, 0
 
 

@@ -34,6 +34,8 @@ class Space:
             raise SLAError(f"Space: grid={self.grid} must be at least 1 quantile")
         if both := self.must & self.must_not:
             raise SLAError(f"Space: candidate {min(both)} is in must and in must_not; take it out of one")
+        if self.max_bytes is not None and self.max_bytes < 0:
+            raise SLAError(f"Space: max_bytes={self.max_bytes} must not be negative")
         if self.max_bytes is not None and not self.option_bytes:
             raise SLAError(f"Space: max_bytes={self.max_bytes} without option_bytes; give the size of each option")
         for index, size in enumerate(self.option_bytes):

@@ -7,25 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from instances import network, small, tables
+from instances import network, random_exits, small, tables
 
 from hapi_tvm.errors import RecordError
 from hapi_tvm.search import evaluate
-
-
-def random_exits(seed: int, calibration, most: int) -> list[tuple[int, float]]:
-    """Up to ``most`` exits; thresholds that some sample has, or 0, or 1."""
-    random = np.random.default_rng(seed)
-    by_candidate: dict[int, list[int]] = {}
-    for index, option in enumerate(calibration.options):
-        by_candidate.setdefault(option.candidate, []).append(index)
-    size = int(random.integers(0, min(most, len(by_candidate)) + 1))
-    chosen = sorted(random.choice(len(by_candidate), size=size, replace=False).tolist())
-    exits = []
-    for candidate in chosen:
-        option = int(random.choice(by_candidate[candidate]))
-        exits.append((option, float(random.choice([0.0, 1.0, *calibration.confidence[:, option]]))))
-    return [(option, float(np.float32(threshold))) for option, threshold in exits]
 
 
 def by_hand(calibration, latency, exits):
@@ -150,7 +135,7 @@ def test_tables_that_contradict_each_other():
         evaluate(calibration, replace(latency, segments=latency.segments[:2]), [])
     with pytest.raises(RecordError, match="float64; the compiled module compares float32"):
         evaluate(replace(calibration, confidence=calibration.confidence.astype(np.float64)), latency, [])
-    with pytest.raises(RecordError, match=r"LatencyTable.branch_us\[0\] = -"):
-        evaluate(calibration, replace(latency, gate_us=-50.0), [])
+    with pytest.raises(RecordError, match=r"LatencyTable.segment_us\[\d\] = inf"):
+        evaluate(calibration, replace(latency, scale=1e308, call_us=1e9), [])
     with pytest.raises(RecordError, match="beyond what 64-bit picoseconds hold"):
         evaluate(calibration, replace(latency, scale=1e12), [])

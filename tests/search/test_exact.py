@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ from hypothesis import strategies as st
 from instances import network, small, tables
 
 from hapi_tvm.errors import SLAError
+from hapi_tvm.hashing import digest
 from hapi_tvm.records import LATENCY_LIMITS, SLA
 from hapi_tvm.search import frontier
+from hapi_tvm.search.batch import Batch
 from hapi_tvm.search.evaluator import evaluate
 from hapi_tvm.search.exact import Exact
 from hapi_tvm.search.front import grid_front
+from hapi_tvm.search.objective import best_index
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.space import Space
 
@@ -26,17 +31,29 @@ ON_GRID = Exact(polish=False)
 # (candidates, kinds, most quantiles) whose designs, thresholds per exit, number at most about 2,000
 SIZES = ((1, 1, 8), (1, 2, 8), (2, 1, 8), (2, 2, 8), (3, 1, 8), (3, 2, 5), (4, 1, 5), (4, 2, 2), (5, 1, 3))
 
+# Likewise, of 6,561 or 59,049 designs
+LARGE_SIZES = ((4, 1, 8), (4, 2, 4), (5, 1, 8), (5, 2, 4))
+
+ASKED = ("drop", *LATENCY_LIMITS)
+
+
+class Drawn(NamedTuple):
+    problem: Problem
+    sla: SLA
+
 
 @st.composite
-def problems(draw):
+def problems(draw, asking: str | None = None, sizes=SIZES):
     """Small tables, and an SLA whose limits are figures of some design: tight, and now and then too tight.
 
     What is asked for is drawn by hypothesis, which likes small numbers; the sizes by the seed, which does not.
+    asking: one of ASKED, which is then among the limits.
     """
-    asked = draw(st.sets(st.sampled_from(["drop", *LATENCY_LIMITS]), min_size=1, max_size=3))
+    always = set() if asking is None else {asking}
+    asked = draw(st.sets(st.sampled_from(ASKED), min_size=1 - len(always), max_size=3)) | always
     shared, confidence = draw(st.booleans()), draw(st.sampled_from([0.5, 0.8, 0.95, 0.999]))
-    candidates, kinds, most = draw(st.sampled_from(SIZES))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    candidates, kinds, most = draw(st.sampled_from(sizes))
+    random = np.random.default_rng([draw(st.integers(0, 2**32 - 1)), (None, *ASKED).index(asking)])
     made = small(int(random.integers(2**32)), samples=int(random.integers(1, 90)), candidates=candidates, kinds=kinds)
     calibration, latency, _ = made
     option = int(random.integers(candidates * kinds))
@@ -55,7 +72,28 @@ def problems(draw):
         limits["max_accuracy_drop"] = min(max(like.accuracy_drop_upper, 0.0), 1.0)
     sla = SLA(**limits, drop_confidence=confidence, latency_quantile=quantile, max_exits=int(random.integers(1, 7)))
     grid = 8 if shared else int(random.integers(max(1, most - 2), most + 1))
-    return Problem.of(calibration, latency, sla, some_space(random, candidates, kinds, shared, grid, sla.max_exits))
+    space = some_space(random, candidates, kinds, shared, grid, sla.max_exits)
+    return Drawn(Problem.of(calibration, latency, sla, space), sla)
+
+
+def traits(drawn: Drawn, best) -> set[str]:
+    """What a drawn problem is an example of. best: its least key, or None."""
+    space, sla = drawn.problem.space, drawn.sla
+    held = {
+        "one threshold": space.shared,
+        "a threshold each": not space.shared,
+        "must": bool(space.must),
+        "must not": bool(space.must_not),
+        "one kind of two": space.kinds is not None and not drawn.problem.allowed.all(),
+        "size": space.max_bytes is not None,
+        "robust": sla.latency_quantile > 0.5,
+        "plain estimate of the drop": sla.max_accuracy_drop is not None and sla.drop_confidence == 0.5,
+        "limit of the drop": sla.max_accuracy_drop is not None and sla.drop_confidence > 0.5,
+        "several limits": len(drawn.problem.objective.limits) > 1,
+        "feasible": best is not None,
+        "infeasible": best is None,
+    }
+    return {name for name, holds in held.items() if holds}
 
 
 def some_space(random, candidates: int, kinds: int, shared: bool, grid: int, max_exits: int) -> Space:
@@ -79,9 +117,9 @@ def solved(problem: Problem):
     return ON_GRID.solve(problem, seconds=math.inf)
 
 
-def check(problem: Problem) -> None:
-    """The search proves exactly the key that brute force finds, with a design that has it."""
-    outcome, best = solved(problem), best_key(problem)
+def check(problem: Problem, best) -> None:
+    """The search proves exactly the least key, with a design that has it; it finds none where there is none."""
+    outcome = solved(problem)
     assert outcome.proven
     assert outcome.key == best
     if best is None:
@@ -92,21 +130,79 @@ def check(problem: Problem) -> None:
         assert outcome.floor == best[0]
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
-@given(problems())
-def test_equals_brute_force(problem):
-    check(problem)
+@pytest.mark.parametrize("asking", ASKED)
+def test_equals_brute_force(asking):
+    """100 problems with each kind of limit among theirs, 600 in all, and no trait of a problem is rare."""
+    seen, different = collections.Counter(), set()
+
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(problems(asking))
+    def run(drawn):
+        best = best_key(drawn.problem)
+        check(drawn.problem, best)
+        seen.update(traits(drawn, best))
+        different.add(digest(drawn.sla, drawn.problem.instance.confidence))
+
+    run()
+    assert len(different) >= 90
+    for trait, least in LEAST_SEEN.items():
+        assert seen[trait] >= least, f"{trait}: {seen[trait]}"
+
+
+LEAST_SEEN = {
+    "one threshold": 20,
+    "a threshold each": 20,
+    "must": 5,
+    "must not": 5,
+    "one kind of two": 3,
+    "size": 10,
+    "robust": 15,
+    "plain estimate of the drop": 10,
+    "limit of the drop": 10,
+    "several limits": 30,
+    "feasible": 30,
+    "infeasible": 3,
+}
+"""Of 100 problems."""
+
+
+def best_of_all(problem: Problem):
+    """As ``best_key``, for many designs: all at once by ``Batch``, which its own tests hold to the evaluator."""
+    batch = Batch(problem)
+    genes = np.indices(batch.genes).reshape(len(batch.genes), -1).T
+    figures = batch.figures(genes)
+    key = problem.objective.key(figures)
+    best = best_index(key, batch.fits(genes) & problem.objective.feasible(figures))
+    return None if best is None else tuple(part[best].item() for part in key)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(problems(sizes=LARGE_SIZES))
+def test_equals_all_designs_of_a_larger_grid(drawn):
+    check(drawn.problem, best_of_all(drawn.problem))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(problems())
-def test_nearest_equals_brute_force(problem):
-    check(problem.asking(problem.objective.nearest()))
+def test_nearest_equals_brute_force(drawn):
+    problem = drawn.problem.asking(drawn.problem.objective.nearest())
+    check(problem, best_key(problem))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(problems(), st.data())
+def test_closest_to_one_limit_equals_brute_force(drawn, data):
+    objective = drawn.problem.objective
+    limit = data.draw(st.sampled_from(objective.limits))
+    for asked in (objective.closest_to(limit), objective.alone(limit).closest_to(limit)):
+        problem = drawn.problem.asking(asked)
+        check(problem, best_key(problem))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(problems())
-def test_front_equals_brute_force(problem):
+def test_front_equals_brute_force(drawn):
+    problem = drawn.problem
     found = grid_front(problem)
     assert found.proven
     assert [(total_ps, drop, len(exits)) for total_ps, drop, exits in found.points] == front(problem)
@@ -127,7 +223,8 @@ def test_equals_brute_force_on_a_likely_network(seed):
         SLA(p95_latency_ms=0.95 * whole_ms, max_exits=2),
         SLA(deadline_ms=0.8 * whole_ms, max_exits=3),
     ):
-        check(Problem.of(calibration, latency, sla, Space(grid=5)))
+        problem = Problem.of(calibration, latency, sla, Space(grid=5))
+        check(problem, best_key(problem))
 
 
 def test_small_nodes_walked_or_expanded_make_no_difference(monkeypatch):

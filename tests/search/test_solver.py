@@ -107,7 +107,8 @@ def test_infeasible_names_the_fastest_design_and_the_way_out():
         search(calibration, latency, graph, SLA(mean_latency_ms=0.4, max_accuracy_drop=0.0))
     assert str(caught.value) == (
         "no design meets mean_latency_ms=0.4 within max_accuracy_drop=0; the fastest takes 0.71 ms "
-        "(exit_01 only): raise the budget, or allow a larger accuracy drop"
+        "(exit_01 only): raise the budget, or allow a larger accuracy drop; one of these alone would do: "
+        "max_accuracy_drop=1, mean_latency_ms=0.71"
     )
     assert [placed.name for placed in caught.value.nearest.exits] == ["exit_01"]
     assert caught.value.nearest.predicted.mean_us == 710.0
@@ -118,6 +119,9 @@ def test_infeasible_names_the_fastest_design_and_the_way_out():
         "no design meets p95_latency_ms=0.2, worst_latency_ms=1; the nearest takes 0.31 ms p95, 1.21 ms "
         "worst (exit_00 only): raise the budgets"
     )
+    closest = caught.value.closest  # no design keeps either of the two: each alone
+    assert closest["p95_latency_ms"].predicted.p95_us == 310.0
+    assert closest["worst_latency_ms"].predicted.worst_us == 1200.0
 
 
 def test_per_exit_thresholds_may_meet_what_no_shared_one_meets():

@@ -136,7 +136,7 @@ def test_a_peer_beats_the_plain_backbone_on_a_likely_network(name):
     optimum = Exact(polish=False).solve(problem, seconds=math.inf).key[0]
     found = replace(ALL[name], most_designs=60_000).solve(problem, seconds=math.inf).key[0]
     backbone = problem.key(())[0]
-    assert (backbone - found) >= 0.9 * (backbone - optimum)
+    assert (backbone - found) >= 0.8 * (backbone - optimum)
 
 
 def test_exhaustive_proves_what_brute_force_finds_and_counts_each_design_once():
