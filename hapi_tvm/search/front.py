@@ -16,13 +16,13 @@ from hapi_tvm.search.choices import of_layer
 from hapi_tvm.search.describe import design_of
 from hapi_tvm.search.frontier import Frontier, LayerSearch
 from hapi_tvm.search.instance import Exits, check_graph
-from hapi_tvm.search.nodes import Best, new_best, take_front
 from hapi_tvm.search.objective import Goal, Objective
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
 from hapi_tvm.search.rules import of_problem
 from hapi_tvm.search.scan import falling_order
 from hapi_tvm.search.space import Space
+from hapi_tvm.search.walk import Best, new_best, take_front
 
 __all__ = ["Front", "grid_front", "pareto"]
 
