@@ -36,6 +36,7 @@ from hapi_tvm.report.files import read_report, write_report
 from hapi_tvm.runfolder import RunFolder
 from hapi_tvm.runtime import Artifact, load
 from hapi_tvm.search import ladder, pareto, search
+from hapi_tvm.search.front import joined
 from hapi_tvm.targets import Target
 from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
 from hapi_tvm.verifying import compare, run_test_split
@@ -327,6 +328,7 @@ class _Run:
                 latency_quantile=sla.latency_quantile,
                 max_exits=sla.max_exits,
             )
+            front = joined(front, chosen.design)
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:
             artifact, plain = (load(self.folder.path(name)) for name in ("model.so", "backbone.so"))
