@@ -20,6 +20,9 @@ class ChoiceBits(NamedTuple):
     gain_fire, loss_fire, rest_fire: uint64 [M, words of the group], who fires. gain_flip, loss_flip: uint64
     [C, words], whose answer at the option differs from the backbone's. gain_all, loss_all, rest_all: the group.
 
+    answer: uint64 [E, words], which losses some option of the candidate answers right if its threshold is low
+    enough. place_ps: int64 [E + 1], the segments up to each candidate, and all.
+
     option, candidate: int64 [M]. after: int64 [M + 1], the first choice at a later candidate; the last entry
     stands for the empty design. reach_ps, branch_ps, size: int64 [M]. stops: bool [M], threshold 0, so that
     nobody, seen or not, passes. must: bool [M], the candidate must carry an exit.
