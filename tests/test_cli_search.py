@@ -188,7 +188,7 @@ def test_the_dataflow_graph_on_demand(run_dir):
         (("--seconds", "nan"), "error: search: time_limit_s=nan must be a number of seconds"),
         (("--max-bytes", -1), "--max-bytes"),
         (("--p90-latency-ms", 1), "No such option"),
-        (("--certify-delta", 0.1), "error: SLA: certify_delta=0.1 is for a build, which certifies once on samples that"),
+        (("--certify-delta", 0.1), "error: SLA: certify_delta=0.1 is for a build, which certifies once on"),
         (("--mean-latency-ms", 1e-6), "error: no design meets mean_latency_ms=1e-06; the fastest takes"),
         (
             ("--must", "exit_00", "--max-bytes", 10),
