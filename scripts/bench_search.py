@@ -131,6 +131,7 @@ class Row:
             "gap": self._gaps()[-1] if self.exact else None,
             "gap_at": {f"{s:g}": gap for s, gap in zip(self.seconds, self._gaps(), strict=False)},
             "proven_at": {f"{seconds:g}": result.outcome.proven for seconds, result in self.exact.items()},
+            "seconds_to_proof": next((r.took_s for _, r in sorted(self.exact.items()) if r.outcome.proven), None),
             "seconds_to_best": {
                 name: result.outcome.trace[-1].seconds if result.outcome.trace else None
                 for name, result in longest.items()
