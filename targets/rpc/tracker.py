@@ -72,7 +72,13 @@ def parse_tracker(address: str, key: str) -> Tracker:
 def summary(tracker: Tracker, timeout_s: float = ANSWER_TIMEOUT_S) -> Summary:
     """Who is registered, whatever the key. Raises TargetError where no tracker answers within ``timeout_s``."""
     with _connected(tracker, timeout_s) as link:
-        status, value = link.ask([TrackerCode.SUMMARY])
+        try:
+            status, value = link.ask([TrackerCode.SUMMARY])
+        except TimeoutError:
+            raise TargetError(
+                f"the tracker at {tracker.address} did not say who is registered within {timeout_s:.0f} s: is its "
+                f"machine overloaded, or the tracker stopped?"
+            ) from None
     if status != TrackerCode.SUCCESS:
         raise TargetError(f"the tracker at {tracker.address} refused to say who is registered: {value!r}")
     boards: dict[str, list[str]] = {}
