@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import select
+import selectors
 import shutil
 import socket
 import tempfile
@@ -84,14 +84,16 @@ class Crew:
 
     def hear(self, wait_s: float) -> Iterator[tuple[Worker, Any]]:
         """One message of each worker that has something to say; waits for the first at most ``wait_s``."""
-        by_channel = {worker.channel: worker for worker in self.workers}
-        readable, _, _ = select.select(list(by_channel), [], [], wait_s)
-        for channel in readable:
+        with selectors.DefaultSelector() as selector:
+            for worker in self.workers:
+                selector.register(worker.channel, selectors.EVENT_READ, worker)
+            heard = [key.data for key, _ in selector.select(max(wait_s, 0.0))]
+        for worker in heard:
             try:
-                message = receive(channel)
+                message = receive(worker.channel)
             except (EOFError, OSError):
                 message = Ended()
-            yield by_channel[channel], message
+            yield worker, message
 
     def dismiss(self, worker: Worker) -> None:
         """Let it end by itself: an idle one gives its board back."""
