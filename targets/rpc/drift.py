@@ -6,6 +6,7 @@ reference took the same time before and after it; if not, the job is done again 
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ COOLING_S = 6.0
 
 
 class SpeedWatch:
-    """level_us: what the reference takes while the board is as it was; the first steady reading unless given.
+    """level_us: what the reference takes while the board is as it was; the median of ``LOOKS`` readings unless given.
 
     read_us: takes one reading. clock, sleep: replaced in tests.
     """
@@ -35,7 +36,7 @@ class SpeedWatch:
         self._read_us = read_us
         self._clock = clock
         self._sleep = sleep
-        self.level_us = read_us() if level_us is None else level_us
+        self.level_us = statistics.median(read_us() for _ in range(LOOKS)) if level_us is None else level_us
         self.reading_us = self.level_us
         self.settle()
 

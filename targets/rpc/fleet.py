@@ -13,13 +13,12 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.forkserver import Outcome
 from hapi_tvm.targets.rpc.crew import Crew, Ended, State, Worker
 from hapi_tvm.targets.rpc.faults import Health
-from hapi_tvm.targets.rpc.jobs import Jobs
+from hapi_tvm.targets.rpc.jobs import Job, Jobs
 from hapi_tvm.targets.rpc.protocol import Again, Done, Fault, Go, Granted, Ready, Retired, Waiting
 from hapi_tvm.targets.rpc.speeds import Speeds
 from hapi_tvm.targets.rpc.tracker import Tracker
@@ -275,7 +274,7 @@ class _Run:
         else:
             self._finish(job, BoardOutcome(error=outcome.error))
 
-    def _finish(self, job: Any, outcome: BoardOutcome) -> None:
+    def _finish(self, job: Job, outcome: BoardOutcome) -> None:
         self._jobs.finish(job, outcome)
         if self._on_outcome is not None:
             self._on_outcome(job.index, outcome)
