@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import statistics
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +18,14 @@ from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.overheads import measure_overheads
-from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import bar
 from hapi_tvm.records import ExitGraph, KernelLatency, LatencyTable
-from hapi_tvm.runtime import Artifact
 from hapi_tvm.search.surrogate import Surrogate, choose_to_measure
 from hapi_tvm.targets import Target
+from hapi_tvm.targets.place import Place
 
 WHOLE_RUNS = 200
+TIMEOUT_S = 600.0
 
 
 def cost(
@@ -34,7 +33,7 @@ def cost(
     graph: ExitGraph,
     target: Target,
     database_dir: pathlib.Path,
-    plain: Artifact,
+    plain: pathlib.Path,
     schedules: Mapping[str, Scheduled],
     *,
     budget: int | None,
@@ -43,7 +42,7 @@ def cost(
 ) -> LatencyTable:
     """Latencies of all kernels on ``target``, and of all segments and branches.
 
-    plain: the compiled backbone without exits; its whole run sets ``LatencyTable.scale``. schedules: by
+    plain: the library of the backbone without exits; its whole run sets ``LatencyTable.scale``. schedules: by
     kernel key. budget: how many kernels to measure, the others are predicted, and segments are sums; None
     measures every kernel, segment and branch. needed: keys that are measured in any case.
     """
@@ -52,9 +51,7 @@ def cost(
     overheads = measure_overheads(target)
     places = None
     if budget is None:
-        places = with_pool(
-            target.threads, lambda: measure_in_place(network, graph, schedules, target, overheads.entry_us)
-        )
+        places = measure_in_place(network, graph, schedules, target, overheads.entry_us)
     table = LatencyTable(
         target=target.name,
         threads=target.threads,
@@ -71,7 +68,8 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    whole_us = with_pool(target.threads, lambda: _whole_run_us(plain)) - overheads.entry_us
+    whole_us = target.reach.run(whole_run_us, str(plain), network.input_shape, timeout_s=TIMEOUT_S)
+    whole_us -= overheads.entry_us
     return replace(table, scale=whole_us / summed_us)
 
 
@@ -109,14 +107,8 @@ def _kernel_latencies(
     return found
 
 
-def _whole_run_us(plain: Artifact) -> float:
+def whole_run_us(place: Place, library: str, input_shape: Sequence[int]) -> float:
     """Median time of one call of the plain backbone, as a user would see it."""
-    random = np.random.default_rng(0)
-    inputs = plain.prepare(random.random(plain.input_shape, dtype=np.float32))
-    samples = []
-    for _ in range(WHOLE_RUNS):
-        began = time.perf_counter()
-        plain.run(*inputs)
-        samples.append(1e6 * (time.perf_counter() - began))
-    return statistics.median(samples)
-
+    machine = place.machine(library)
+    image = [place.tensor(np.random.default_rng(0).random(input_shape, dtype=np.float32))]
+    return statistics.median(machine.run_us(image) for _ in range(WHOLE_RUNS))
