@@ -1,1 +1,0 @@
-"""Boards: devices of other machines, behind TVM's RPC tracker."""
