@@ -68,8 +68,8 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    whole_us = target.reach.run(whole_run_us, str(plain), network.input_shape, timeout_s=TIMEOUT_S)
-    whole_us -= overheads.entry_us
+    ran = target.reach.run(whole_run_us, str(plain), network.input_shape, timeout_s=TIMEOUT_S)
+    whole_us = ran.scale * ran.value - overheads.entry_us
     return replace(table, scale=whole_us / summed_us)
 
 

@@ -49,11 +49,9 @@ def measure_in_place(
     steps = _steps(len(network.segments), graph)
     module = PieceTimeline(steps)(network.module) if target.reach.remote else network.module
     with target.reach.staged(compile_module(module, schedules, target)) as program:
-        rows = target.reach.run(
-            time_steps, program, steps, network.input_shape, entry_us, timeout_s=TIMEOUT_S
-        )
+        ran = target.reach.run(time_steps, program, steps, network.input_shape, entry_us, timeout_s=TIMEOUT_S)
     count = len(network.segments)
-    columns = tuple(zip(*rows, strict=True))
+    columns = tuple(tuple(ran.scale * took_us for took_us in column) for column in zip(*ran.value, strict=True))
     # Behind the segments, each branch is timed after its segment, whose second time is not wanted.
     return InPlace(columns[:count], columns[count + 1 :: 2])
 

@@ -38,9 +38,8 @@ def measure_overheads(target: Target) -> Overheads:
     modules = (_chain(1), _chain(1 + CALLS), Route()(_empty_segments()))
     with contextlib.ExitStack() as staged:
         programs = [staged.enter_context(target.reach.staged(compile_module(item, {}, target))) for item in modules]
-        short_us, long_us, routed_us = target.reach.run(
-            medians_in_turns, programs, (0, 0, EXITS), timeout_s=TIMEOUT_S
-        )
+        ran = target.reach.run(medians_in_turns, programs, (0, 0, EXITS), timeout_s=TIMEOUT_S)
+    short_us, long_us, routed_us = (ran.scale * median_us for median_us in ran.value)
     call_us = max(0.0, (long_us - short_us) / CALLS)
     # The router runs EXITS + 1 segments of one kernel and EXITS branches of one kernel.
     gate_us = max(0.0, (routed_us - short_us - 2 * EXITS * call_us) / EXITS)

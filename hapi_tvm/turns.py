@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,14 @@ def kernels_in_turns(
     if target.reach.remote:
         modules = [KernelTimeline()(module) for module in modules]
     with _staged(modules, schedules, target) as programs:
-        return target.reach.run(
+        ran = target.reach.run(
             time_kernels,
             programs,
             [network.backbone_names for network in networks],
             networks[0].input_shape,
             timeout_s=TIMEOUT_S,
         )
+    return [ran.scale * medians_us for medians_us in ran.value]
 
 
 def wholes_in_turns(
@@ -67,7 +68,8 @@ def wholes_in_turns(
     """Each network without its exits: how long it takes, and what it answers."""
     modules = [_plain(network, target) for network in networks]
     with _staged(modules, schedules, target) as programs:
-        return target.reach.run(time_wholes, programs, networks[0].input_shape, timeout_s=TIMEOUT_S)
+        ran = target.reach.run(time_wholes, programs, networks[0].input_shape, timeout_s=TIMEOUT_S)
+    return [replace(whole, median_us=ran.scale * whole.median_us) for whole in ran.value]
 
 
 def time_kernels(

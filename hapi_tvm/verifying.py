@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -56,20 +56,27 @@ def run_test_split(
     library, plain_library: of the design, whose exits have ``thresholds``, and of the backbone without exits. On a
     remote device the split is run ``SHARE`` samples at a time, so that a fault there costs no more than that.
     """
-    share = SHARE if target.reach.remote else len(split)
+    remote = target.reach.remote
     parts = []
     with bar("run the test split", len(split)) as shown:
-        for start in range(0, len(split), share):
-            some = Split(split.images[start : start + share], split.labels[start : start + share])
-            advance = None if target.reach.remote else shown.advance  # it cannot be called from another process
-            parts.append(
-                target.reach.run(
-                    run_samples, str(library), str(plain_library), thresholds, some, advance, timeout_s=TIMEOUT_S
-                )
+        for part in _shares(split, SHARE if remote else len(split)):
+            advance = None if remote else shown.advance  # nobody can call it from another process
+            ran = target.reach.run(
+                run_samples, str(library), str(plain_library), thresholds, part, advance, timeout_s=TIMEOUT_S
             )
-            if target.reach.remote:
-                shown.advance(len(some))
-    return TestRun(*(np.concatenate([getattr(part, name) for part in parts]) for name in TestRun.__slots__))
+            parts.append(_scaled(ran.value, ran.scale))
+            if remote:
+                shown.advance(len(part))
+    return TestRun(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(TestRun)))
+
+
+def _shares(split: Split, size: int) -> Iterator[Split]:
+    for start in range(0, len(split), size):
+        yield Split(split.images[start : start + size], split.labels[start : start + size])
+
+
+def _scaled(run: TestRun, scale: float) -> TestRun:
+    return replace(run, latency_us=scale * run.latency_us, plain_us=scale * run.plain_us)
 
 
 def run_samples(

@@ -20,7 +20,16 @@ from hapi_tvm.targets.forkserver_runner import runtime_environment
 from hapi_tvm.targets.here import Here
 from hapi_tvm.targets.place import Program
 
-__all__ = ["Reach", "ThisMachine"]
+__all__ = ["Ran", "Reach", "ThisMachine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a function returned. scale: times in it, multiplied by it, can be compared with those of other calls,
+    which another board may have answered; 1.0 where there is one machine only."""
+
+    value: Any
+    scale: float = 1.0
 
 
 class Reach(Protocol):
@@ -39,7 +48,7 @@ class Reach(Protocol):
     def staged(self, executable: tvm.runtime.Executable) -> AbstractContextManager[Program]:
         """What is passed to a function, in the block, for its place to load."""
 
-    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Any:
+    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
         """``function(place, *arguments)``, with the target's threads.
 
         timeout_s: where the device is remote; here nothing interrupts a call. Raises what ``function`` raises here,
@@ -64,8 +73,8 @@ class ThisMachine:
     def staged(self, executable: tvm.runtime.Executable) -> Iterator[Program]:
         yield executable
 
-    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Any:
-        return with_pool(self.threads, lambda: function(Here(), *arguments))
+    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
+        return Ran(with_pool(self.threads, lambda: function(Here(), *arguments)))
 
     def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
         """In forks, two at a time: for answers, not for times."""

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import tvm
 
 from hapi_tvm.errors import BuildError
-from hapi_tvm.targets.forkserver import Outcome
 from hapi_tvm.targets.place import Program
+from hapi_tvm.targets.reach import Ran
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.export import export
-from hapi_tvm.targets.rpc.fleet import shared_fleet
+from hapi_tvm.targets.rpc.fleet import BoardOutcome, shared_fleet
 from hapi_tvm.targets.rpc.on_board import OnBoard
 from hapi_tvm.targets.rpc.tracker import Tracker
 
@@ -45,17 +45,17 @@ class Boards:
             self.export(executable, path)
             yield path
 
-    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Any:
+    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
         (outcome,) = self.attempt(function, [arguments], timeout_s)
         if outcome.error is not None:
-            address = f"{self.tracker.host}:{self.tracker.port}"
+            key, address = self.tracker.key, self.tracker.address
             raise BuildError(
-                f"{function.__name__} did not come back from a board of key {self.tracker.key!r} at {address}: "
-                f"{outcome.error}. Look at it with `hapi-tvm board check {self.tracker.key} --tracker {address}`"
+                f"{function.__name__} did not come back from a board of key {key!r} at {address}: {outcome.error}. "
+                f"Look at it with `hapi-tvm board check {key} --tracker {address}`"
             )
-        return outcome.value
+        return Ran(outcome.value, outcome.scale)
 
-    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
+    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[BoardOutcome]:
         return shared_fleet(self.tracker).map(
             _on_board, [(self.threads, self.cc, function, *call) for call in calls], timeout_s
         )

@@ -10,6 +10,7 @@ import atexit
 import functools
 import logging
 import pickle
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Fleet:
         self._crew = Crew(tracker, device)
         self._health = Health()
         self._speeds = Speeds()
+        self._one_map_at_a_time = threading.Lock()
 
     def map(
         self,
@@ -78,11 +80,12 @@ class Fleet:
         if not arguments:
             return []
         calls = [pickle.dumps((function, call)) for call in arguments]
-        try:
-            return _Run(self, Jobs(calls), timeout_s, on_outcome).finished()
-        except BaseException:
-            self.close()
-            raise
+        with self._one_map_at_a_time:
+            try:
+                return _Run(self, Jobs(calls), timeout_s, on_outcome).finished()
+            except BaseException:
+                self.close()
+                raise
 
     def speeds(self) -> dict[str, float]:
         """Of every board that worked: its speed as a share of the first one's."""

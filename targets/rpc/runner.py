@@ -1,4 +1,7 @@
-"""A MetaSchedule runner that times candidates on boards, as many at once as boards answer."""
+"""A MetaSchedule runner that times candidates on boards, as many at once as boards answer.
+
+Times are scaled to the fleet's first board, so that candidates that ran on different ones can be compared.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import threading
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from hapi_tvm.targets.forkserver import Outcome
 from hapi_tvm.targets.kernel_timing import Shapes, shapes_of, time_library
 from hapi_tvm.targets.rpc.board import Board
-from hapi_tvm.targets.rpc.fleet import Fleet
+from hapi_tvm.targets.rpc.fleet import BoardOutcome, Fleet
 from hapi_tvm.targets.rpc.on_board import OnBoard
 
 __all__ = ["FleetRunner"]
@@ -27,10 +29,10 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._outcomes: dict[int, Outcome] = {}
+        self._outcomes: dict[int, BoardOutcome] = {}
         self._error: BaseException | None = None
 
-    def put(self, index: int, outcome: Outcome) -> None:
+    def put(self, index: int, outcome: BoardOutcome) -> None:
         with self._changed:
             self._outcomes[index] = outcome
             self._changed.notify_all()
@@ -44,7 +46,7 @@ class _Waiting:
         with self._changed:
             return index in self._outcomes or self._error is not None
 
-    def get(self, index: int) -> Outcome:
+    def get(self, index: int) -> BoardOutcome:
         """Waits for it."""
         with self._changed:
             self._changed.wait_for(lambda: index in self._outcomes or self._error is not None)
@@ -65,7 +67,9 @@ class _Future(ms.runner.PyRunnerFuture):
 
     def result(self) -> ms.runner.RunnerResult:
         outcome = self.waiting.get(self.index)
-        return ms.runner.RunnerResult(outcome.value, outcome.error)
+        if outcome.error is not None:
+            return ms.runner.RunnerResult(None, outcome.error)
+        return ms.runner.RunnerResult([outcome.scale * seconds for seconds in outcome.value], None)
 
 
 @derived_object
