@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -21,12 +21,11 @@ from collections.abc import Callable
 
 import tvm
 from tvm.rpc.server import PopenRPCServerState
+from tvm.support.utils import TempDirectory
 
 from hapi_tvm.errors import TargetError
 
 __all__ = ["PORTS", "is_loopback", "serve"]
-
-logger = logging.getLogger(__name__)
 
 PORTS = range(9090, 9190)
 """Where a server looks for a free port, unless it is given one; a tracker's default lies right behind."""
@@ -53,25 +52,28 @@ def serve(tracker: tuple[str, int], key: str, host: str, port: int | None, say: 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    threading.excepthook = lambda failure: logger.warning("a session ended badly: %s", failure.exc_value)
     tvm.register_global_func(_FACTS_FUNCTION, _facts, override=True)
     os.register_at_fork(after_in_child=_become_session)
     try:
         _keep_up(tracker, key, host, port, say, stop)
     finally:
         _end_sessions()
+        TempDirectory.remove_tempdirs()
     # The server's thread waits in accept or for a session, and cannot be told to end.
+    sys.stdout.flush()
     os._exit(0)
 
 
 def _keep_up(tracker, key, host, port, say, stop: threading.Event) -> None:
+    died = []
+    threading.excepthook = lambda failure: died.append(failure.exc_value)
     pause_s = _FIRST_PAUSE_S
     server = _start(tracker, key, host, port)
     say(f"board {key!r} listens on {host}:{server.port} and registers at {tracker[0]}:{tracker[1]}")
     while not stop.wait(_LOOK_S):
         if server.thread.is_alive():
             continue
-        say(f"the server stopped, as it does when a session crashes; it starts again in {pause_s:.1f} s")
+        say(f"the server stopped ({died[-1]}); it starts again in {pause_s:.1f} s")
         _end_sessions()
         server.sock.close()
         if stop.wait(pause_s):
@@ -100,8 +102,6 @@ def _become_session() -> None:
 
 
 def _end_sessions() -> None:
-    import multiprocessing
-
     for session in multiprocessing.active_children():
         session.kill()
         session.join()

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from hapi_tvm import __version__
+from hapi_tvm.cli_board import board, targets
 from hapi_tvm.cli_options import TRACEBACK, asked_sla, sla_options, traceback_option
 from hapi_tvm.cli_search import search
 from hapi_tvm.errors import DataError, HapiError
@@ -59,6 +60,8 @@ def main():
 
 
 main.add_command(search)
+main.add_command(board)
+main.add_command(targets)
 
 
 @main.command()

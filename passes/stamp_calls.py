@@ -17,18 +17,19 @@ class StampCalls:
 
     stamps: int64 [calls + 1, 2], a ``struct timespec`` a row; what the function returned is dropped. A call is one of
     a kernel or of another function of the module, and builtins of the virtual machine are none. Runs behind
-    CallTIRRewrite, when no pass merges, moves or removes calls any more. A module without ``timeline`` is returned as
-    it is. For CPUs of 64-bit POSIX systems: the stamp is a call of ``clock_gettime``.
+    CallTIRRewrite, when no pass merges, moves or removes calls any more. A module without ``timeline``, or with one
+    that has its stamps, is returned as it is. For CPUs of a 64-bit Linux: the stamp is a call of ``clock_gettime``.
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        if TIMELINE not in {var.name_hint for var in mod.get_global_vars()}:
+        names = {var.name_hint for var in mod.get_global_vars()}
+        if TIMELINE not in names or _clock_name(0) in names:
             return mod
         timeline = mod[TIMELINE]
         calls = sum(_is_call(binding.value) for block in timeline.body.blocks for binding in block.bindings)
         others = {var: function for var, function in mod.functions_items() if var.name_hint != TIMELINE}
         builder = relax.BlockBuilder(tvm.IRModule(others, attrs=mod.attrs))
-        clocks = [builder.add_func(_clock(row, calls + 1), f"clock_{row:03d}") for row in range(calls + 1)]
+        clocks = [builder.add_func(_clock(row, calls + 1), _clock_name(row)) for row in range(calls + 1)]
         builder.add_func(_stamped(timeline, clocks), TIMELINE)
         return relax.transform.Normalize()(builder.finalize())
 
@@ -56,6 +57,10 @@ def _stamped(timeline: relax.Function, clocks: list[GlobalVar]) -> relax.Functio
                 bindings.append(binding)
     body = relax.SeqExpr([relax.BindingBlock(bindings)], stamps)
     return relax.Function([*timeline.params, stamps], body, stamps.ty, is_pure=False, attrs=timeline.attrs)
+
+
+def _clock_name(row: int) -> str:
+    return f"clock_{row:03d}"
 
 
 def _clock(row: int, rows: int) -> tvm.tirx.PrimFunc:

@@ -41,12 +41,16 @@ class PreloadedProcess:
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def control(self) -> socket.socket:
         """Our end of the socket; starts the process if there is none, or if it died.
 
         Raises BuildError if it does not start.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self.runs:
             return self._control
         self.close()
         ours, theirs = socket.socketpair()
@@ -74,7 +78,7 @@ class PreloadedProcess:
             self.close()
             stderr.seek(0)
             tail = stderr.read().decode(errors="replace").strip()[-2000:]
-            raise BuildError(f"the compile workers did not start: {tail or error}") from None
+            raise BuildError(f"a process of workers did not start: {tail or error}") from None
         self._control.settimeout(None)
 
     def close(self) -> None:

@@ -33,7 +33,10 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
+        (
+            "addresses", "errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder",
+            "sla_text",
+        ),
         ("records",),
         ("numpy",),
     ),
@@ -43,15 +46,21 @@ LAYERS = {
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
     "certify": Layer(("certify",), ("records", "certify"), ("numpy", "scipy")),
     "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
-    "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
+    "runtime": Layer(("board_server", "runtime"), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
         tuple(STAGES.split()),
         ("records", "terminal", "compat", "passes", "targets", "search", "runtime", "stages"),
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "cli_options", "cli_search", "report", "researching"),
-        ("facade", "records", "terminal", "passes", "targets", "certify", "search", "runtime", "stages", "top"),
+        (
+            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "devices", "report",
+            "researching",
+        ),
+        (
+            "facade", "records", "terminal", "compat", "passes", "targets", "certify", "search", "runtime", "stages",
+            "top",
+        ),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),
 }

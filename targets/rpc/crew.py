@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import selectors
 import shutil
@@ -17,7 +16,7 @@ from hapi_tvm.targets.messages import receive, send
 from hapi_tvm.targets.rpc.jobs import Job
 from hapi_tvm.targets.rpc.tracker import Tracker
 from hapi_tvm.targets.rpc.worker import work
-from hapi_tvm.targets.rpc.zygote import Zygote
+from hapi_tvm.targets.rpc.zygote import shared_zygote
 
 __all__ = ["Crew", "Ended", "State", "Worker"]
 
@@ -58,7 +57,6 @@ class Crew:
     def __init__(self, tracker: Tracker, device: str) -> None:
         self._tracker = tracker
         self._device = device
-        self._zygote = Zygote()
         self._folder: str | None = None
         self.workers: list[Worker] = []
 
@@ -68,7 +66,7 @@ class Crew:
             self._folder = tempfile.mkdtemp(prefix="hapi-fleet-")
         arguments = (work, self._tracker, self._device, session_s, self._folder)
         try:
-            pid, channel = self._zygote.start(*arguments)
+            pid, channel = shared_zygote().start(*arguments)
         except (OSError, EOFError) as error:
             raise TargetError(f"no worker for a board can be started on this machine: {error}") from None
         self.workers.append(Worker(pid, channel, session_s))
@@ -102,16 +100,13 @@ class Crew:
 
     def end(self, worker: Worker) -> None:
         """Kill it, whatever it does."""
-        self._zygote.end(worker.pid)
+        shared_zygote().end(worker.pid)
         self.dismiss(worker)
 
     def close(self) -> None:
         """End all of them. A later ``start`` begins anew."""
-        for worker in self.workers:
-            with contextlib.suppress(OSError):
-                worker.channel.close()
-        self.workers.clear()
-        self._zygote.close()
+        for worker in tuple(self.workers):
+            self.end(worker)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

@@ -1,7 +1,7 @@
 """All boards behind one key, working in parallel; what a board does wrong costs one attempt of one job.
 
 The fleet always has one worker in the tracker's queue while jobs wait, so every board that comes free joins, whether
-it was there from the start or not. All of it runs in the caller's thread.
+it was there from the start or not. A map runs in its caller's thread, and another thread's waits for it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Fleet:
         self.tracker = tracker
         self.wait_s = wait_s
         self._clock = clock
+        self._one_map = threading.Lock()
         self._crew = Crew(tracker, device)
         self._health = Health()
         self._speeds = Speeds()
-        self._one_map_at_a_time = threading.Lock()
 
     def map(
         self,
@@ -80,7 +80,7 @@ class Fleet:
         if not arguments:
             return []
         calls = [pickle.dumps((function, call)) for call in arguments]
-        with self._one_map_at_a_time:
+        with self._one_map:
             try:
                 return _Run(self, Jobs(calls), timeout_s, on_outcome).finished()
             except BaseException:

@@ -6,8 +6,10 @@ RPC has no time-out and can only be ended with it. POSIX only.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import importlib
 import os
 import signal
@@ -19,7 +21,7 @@ from typing import Any
 from hapi_tvm.targets.messages import receive, send
 from hapi_tvm.targets.preloaded import READY, PreloadedProcess
 
-__all__ = ["Zygote"]
+__all__ = ["Zygote", "shared_zygote"]
 
 _PRELOAD = ("hapi_tvm.targets.rpc.worker",)
 _PR_SET_PDEATHSIG = 1
@@ -46,12 +48,21 @@ class Zygote:
 
     def end(self, pid: int) -> None:
         """Kill a worker, if it still runs."""
-        with contextlib.suppress(OSError):
-            send(self._process.control(), pid)
+        if self._process.runs:
+            with contextlib.suppress(OSError):
+                send(self._process.control(), pid)
 
     def close(self) -> None:
         """End all workers and the zygote."""
         self._process.close()
+
+
+@functools.cache
+def shared_zygote() -> Zygote:
+    """The one zygote of this process; ended with it."""
+    zygote = Zygote()
+    atexit.register(zygote.close)
+    return zygote
 
 
 def serve(control_fd: int) -> None:
