@@ -124,7 +124,6 @@ def test_a_function_that_fails_says_why(target):
         target.reach.run(place_jobs.fail, "no such tile", timeout_s=TIMEOUT_S)
 
 
-
 def test_an_exported_library_is_of_the_target(target, tmp_path):
     library = tmp_path / "design.so"
     target.reach.export(compile_module(networks.routed(()), {}, target), library)
