@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 
 import tvm
@@ -34,6 +35,8 @@ _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.5
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
+# A server that was up for so long does not fail by itself.
+_LONG_S = 10.0
 _FACTS_FUNCTION = "hapi.board.facts"
 
 
@@ -67,19 +70,21 @@ def serve(tracker: tuple[str, int], key: str, host: str, port: int | None, say: 
 def _keep_up(tracker, key, host, port, say, stop: threading.Event) -> None:
     died = []
     threading.excepthook = lambda failure: died.append(failure.exc_value)
-    pause_s = _FIRST_PAUSE_S
+    pause_s = _FIRST_PAUSE_S / 2
     server = _start(tracker, key, host, port)
     say(f"board {key!r} listens on {host}:{server.port} and registers at {tracker[0]}:{tracker[1]}")
+    began_s = time.monotonic()
     while not stop.wait(_LOOK_S):
         if server.thread.is_alive():
             continue
+        pause_s = _FIRST_PAUSE_S if time.monotonic() - began_s > _LONG_S else min(2 * pause_s, _LONGEST_PAUSE_S)
         say(f"the server stopped ({died[-1]}); it starts again in {pause_s:.1f} s")
         _end_sessions()
         server.sock.close()
         if stop.wait(pause_s):
             return
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         server = _start(tracker, key, host, server.port)
+        began_s = time.monotonic()
 
 
 def _start(tracker: tuple[str, int], key: str, host: str, port: int | None) -> PopenRPCServerState:

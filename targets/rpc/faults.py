@@ -58,9 +58,11 @@ class Health:
             pause_s = float("inf") if lasting else QUARANTINE_S
         self._records[board] = _Record(faults, now_s + pause_s, quarantined, reason)
 
-    def praise(self, board: str) -> None:
-        """It did a job well."""
-        self._records.pop(board, None)
+    def forgive(self, board: str) -> None:
+        """It did a job well, or its faults were the job's; what is lasting stays."""
+        record = self._records.get(board)
+        if record is not None and record.left_alone_until_s < float("inf"):
+            del self._records[board]
 
     def pause_s(self, board: str, now_s: float) -> float:
         """How long it must still be left alone; 0.0 where it may work."""

@@ -222,7 +222,7 @@ class _Run:
             logger.warning("board %s answered too late; the job was given to another", worker.board)
             self._crew.dismiss(worker)
             return
-        self._health.praise(worker.board)
+        self._health.forgive(worker.board)
         worker.state = State.IDLE
         worker.until_s = float("inf")
         found, job = message.outcome, worker.job
@@ -275,6 +275,9 @@ class _Run:
         if outcome is None:
             logger.warning("job %d goes to the next free board", job.index)
         else:
+            # It failed wherever it was tried, and the boards had computed right before: the job is to blame.
+            for board in job.failed_on:
+                self._health.forgive(board)
             self._finish(job, BoardOutcome(error=outcome.error))
 
     def _finish(self, job: Job, outcome: BoardOutcome) -> None:
