@@ -14,10 +14,10 @@ from hapi_tvm.errors import ArtifactError
 from hapi_tvm.report import read_report
 from hapi_tvm.runtime import load
 from hapi_tvm.targets.rpc import shared_fleet
-from tests.farm import farm
+from tests import boards
+from tests.boards import KEY
 from tests.small_job import SmallJob, log_lines
 
-KEY = "small-job"
 TRIALS = 12
 
 
@@ -26,7 +26,7 @@ def over_rpc(unbuilt, tmp_path_factory):
     """The job, finished on two boards with a few trials, and its target."""
     folder = tmp_path_factory.mktemp("over_rpc")
     job = replace(unbuilt, run_dir=folder / "run", database_dir=folder / "database")
-    with farm(KEY, boards=2) as tracker:
+    with boards.tracker() as tracker, boards.board(tracker, plain=True), boards.board(tracker, plain=True):
         target = hapi.targets.llvm(tracker=tracker.address, key=KEY)
         job.build(trials=TRIALS, target=target)
         yield job, target

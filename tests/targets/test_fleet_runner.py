@@ -15,9 +15,8 @@ from hapi_tvm.targets.rpc import Tracker, shared_fleet
 from hapi_tvm.targets.rpc.fleet import Fleet
 from hapi_tvm.targets.rpc.runner import FleetRunner
 from hapi_tvm.timing import results_in_order
-from tests.farm import farm
+from tests import boards
 
-KEY = "runner"
 REPEATS = 3
 SMALL, LARGE = samples.add_relu(1, 7), samples.add_relu(64, 56)
 
@@ -32,7 +31,7 @@ def unlinked(a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32")):
 
 @pytest.fixture(scope="module")
 def fleet():
-    with farm(KEY, boards=2) as tracker:
+    with boards.tracker() as tracker, boards.board(tracker), boards.board(tracker):
         yield shared_fleet(tracker)
         shared_fleet(tracker).close()
 
@@ -62,7 +61,7 @@ def test_a_candidate_that_cannot_be_loaded_is_one_failed_result(fleet):
 
 
 def test_where_no_tracker_answers_the_caller_is_told(tmp_path):
-    nobody = Fleet(Tracker("127.0.0.1", 1, KEY), wait_s=1.0)
+    nobody = Fleet(Tracker("127.0.0.1", 1, boards.KEY), wait_s=1.0)
     info = ms.arg_info.ArgInfo.from_entry_func(workload(SMALL), remove_preproc=True)
     candidate = ms.runner.RunnerInput(str(tmp_path / "kernel.so"), "llvm", info)
     assert shapes_of(candidate)[-1] == (1, 1, 7, 7, 16)

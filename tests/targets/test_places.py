@@ -1,6 +1,6 @@
 """One contract for both places: what runs in this process runs on a board, with the same answers.
 
-The board is a server of TVM on this machine, behind a tracker: real processes, real sessions.
+The board is TVM's own server on this machine, behind a tracker: real processes, real sessions.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from hapi_tvm.overheads import measure_overheads
 from hapi_tvm.passes.kernel_timeline import KernelTimeline
 from hapi_tvm.passes.piece_timeline import PieceTimeline
 from hapi_tvm.targets.rpc import shared_fleet
-from tests import place_jobs
-from tests.farm import farm
+from tests import boards, place_jobs
+from tests.boards import KEY
 from tests.passes import networks, timelines
 
-KEY = "places"
 TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def tracker():
-    with farm(KEY) as tracker:
+    with boards.tracker() as tracker, boards.board(tracker, plain=True):
         yield tracker
         shared_fleet(tracker).close()
 
