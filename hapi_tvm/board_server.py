@@ -67,9 +67,17 @@ def serve(tracker: tuple[str, int], key: str, host: str, port: int | None, say: 
     os._exit(0)
 
 
-def _keep_up(tracker, key, host, port, say, stop: threading.Event) -> None:
+def _keep_up(
+    tracker: tuple[str, int],
+    key: str,
+    host: str,
+    port: int | None,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> None:
     died = []
-    threading.excepthook = lambda failure: died.append(failure.exc_value)
+    # The text alone: the exception would keep the connection open, and its client waiting.
+    threading.excepthook = lambda failure: died.append(str(failure.exc_value))
     pause_s = _FIRST_PAUSE_S / 2
     server = _start(tracker, key, host, port)
     say(f"board {key!r} listens on {host}:{server.port} and registers at {tracker[0]}:{tracker[1]}")

@@ -49,7 +49,18 @@ def run(*arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"], ["search", "-h"]],
+    [
+        ["--help"],
+        ["build", "--help"],
+        ["inspect", "-h"],
+        ["predict", "-h"],
+        ["report", "-h"],
+        ["search", "-h"],
+        ["targets", "-h"],
+        ["board", "-h"],
+        ["board", "check", "-h"],
+        ["board", "serve", "-h"],
+    ],
 )
 def test_help_imports_nothing_heavy_and_takes_under_a_second(arguments):
     script = (

@@ -241,6 +241,7 @@ class _Run:
 
     def _ended(self, worker: Worker, _message: Ended) -> None:
         self._crew.dismiss(worker)
+        self._ask_from_s = self._now() + ASK_AGAIN_S
         if worker.state in (State.OPENING, State.BUSY):
             self._blame(worker, "it took the worker here down with it", lasting=False)
 
