@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
 import tvm
 
 from hapi_tvm.features import kernel_features
@@ -22,10 +20,7 @@ from hapi_tvm.progress import bar
 from hapi_tvm.records import ExitGraph, KernelLatency, LatencyTable
 from hapi_tvm.search.surrogate import Surrogate, choose_to_measure
 from hapi_tvm.targets import Target
-from hapi_tvm.targets.place import Place
-
-WHOLE_RUNS = 200
-TIMEOUT_S = 600.0
+from hapi_tvm.whole_run import whole_run_us
 
 
 def cost(
@@ -68,8 +63,7 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    ran = target.reach.run(whole_run_us, str(plain), network.input_shape, timeout_s=TIMEOUT_S)
-    whole_us = ran.scale * ran.value - overheads.entry_us
+    whole_us = whole_run_us(plain, network.input_shape, target) - overheads.entry_us
     return replace(table, scale=whole_us / summed_us)
 
 
@@ -105,10 +99,3 @@ def _kernel_latencies(
             kernel = kernels[index]
             found[kernel.key] = KernelLatency(kernel.key, kernel.name, float(median), float(sigma))
     return found
-
-
-def whole_run_us(place: Place, library: str, input_shape: Sequence[int]) -> float:
-    """Median time of one call of the plain backbone, as a user would see it."""
-    machine = place.machine(library)
-    image = [place.tensor(np.random.default_rng(0).random(input_shape, dtype=np.float32))]
-    return statistics.median(machine.run_us(image) for _ in range(WHOLE_RUNS))

@@ -29,7 +29,7 @@ def results_in_order(
         for artifact, taken in zip(built, arguments, strict=True)
         if artifact.error_msg is None
     ]
-    futures = iter(runner.run(inputs))
+    futures = iter(runner.run(inputs) if inputs else ())
     for artifact in built:
         if artifact.error_msg is not None:
             yield ms.runner.RunnerResult(None, str(artifact.error_msg))

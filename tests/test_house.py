@@ -28,7 +28,7 @@ class Layer:
 STAGES = (
     "algorithms calibration choices choosing compiling costing dataset_files datasets exits export_check features "
     "frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database kernel_search kernels measuring "
-    "network overheads reference reference_ops timing training tuning turns verifying"
+    "network overheads reference reference_ops timing training tuning turns verifying whole_run"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
