@@ -199,6 +199,7 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
     }
     for figure in ("93.64 %", "93.11 %", "-0.53 points", "2.08 ms", "1.13 ms", "0.54", "0.9713", "42.0 %"):
         assert figure in done.output
+    assert done.output.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
 
 
 def test_build_takes_boards_by_tracker_and_key(model, data, tmp_path, replace_build):
@@ -210,7 +211,6 @@ def test_build_takes_boards_by_tracker_and_key(model, data, tmp_path, replace_bu
     assert target.tracker == Tracker("127.0.0.1", 1, "rasp4b")
     refused = run("build", model, "--data", data, "--run", tmp_path / "run", *boards[:2])
     assert refused.exit_code == 2 and "belong together" in refused.output
-    assert done.output.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
 
 
 def test_build_takes_what_the_command_line_hands_on(model, data, tmp_path, replace_build):
