@@ -358,6 +358,7 @@ class _Run:
                 test=test,
                 run=run,
                 agreement=agreement,
+                machine=self.target.reach.facts(),
                 timings_s=self.timings_s,
                 started=self.started,
             )

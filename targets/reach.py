@@ -18,6 +18,7 @@ from hapi_tvm.pool import with_pool
 from hapi_tvm.targets.forkserver import Outcome, shared_server
 from hapi_tvm.targets.forkserver_runner import runtime_environment
 from hapi_tvm.targets.here import Here
+from hapi_tvm.targets.machine_facts import MachineFacts, facts_here
 from hapi_tvm.targets.place import Program
 
 __all__ = ["Ran", "Reach", "ThisMachine"]
@@ -58,6 +59,9 @@ class Reach(Protocol):
     def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
         """``function(place, *calls[i])`` for every i, out of this process; a crash is one outcome's error."""
 
+    def facts(self) -> MachineFacts:
+        """Of the device's machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class ThisMachine:
@@ -85,6 +89,9 @@ class ThisMachine:
             workers=2,
             environment=runtime_environment(self.threads),
         )
+
+    def facts(self) -> MachineFacts:
+        return facts_here()
 
 
 def _in_this_process(function: Callable, *arguments: Any) -> Any:

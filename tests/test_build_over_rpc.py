@@ -39,6 +39,7 @@ def test_the_artifact_takes_the_exits_that_the_oracle_takes(over_rpc):
     verified = report["verification"]
     assert verified["same_exit"] == verified["same_label"] == verified["samples"] > 0
     assert report["target"] == target.name and target.name.endswith(f"key={KEY}")
+    assert report["machine"]["cpu"].startswith(f"{target.mcpu}, key {KEY} (speed of 127.0.0.1:")
 
 
 def test_it_answers_as_the_local_build_does(over_rpc, built: SmallJob):

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import tvm
 
 from hapi_tvm.errors import BuildError
+from hapi_tvm.targets.machine_facts import MachineFacts
 from hapi_tvm.targets.place import Program
 from hapi_tvm.targets.reach import Ran
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.export import export
 from hapi_tvm.targets.rpc.fleet import BoardOutcome, shared_fleet
 from hapi_tvm.targets.rpc.on_board import OnBoard
+from hapi_tvm.targets.rpc.processor import machine_facts_of
 from hapi_tvm.targets.rpc.tracker import Tracker
 
 __all__ = ["Boards"]
@@ -59,6 +61,9 @@ class Boards:
         return shared_fleet(self.tracker).map(
             _on_board, [(self.threads, self.cc, function, *call) for call in calls], timeout_s
         )
+
+    def facts(self) -> MachineFacts:
+        return machine_facts_of(self.tracker)
 
 
 def _on_board(board: Board, threads: int, cc: str | None, function: Callable, *arguments: Any) -> Any:
