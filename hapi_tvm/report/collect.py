@@ -30,7 +30,8 @@ from hapi_tvm.verifying import Agreement, TestRun
 @dataclass(frozen=True, slots=True)
 class RunRecords:
     """What a finished run has to tell. calibration: the samples that were searched on. certificate: None where
-    none was asked for. front: designs for the Pareto plot. machine: that the figures come from. started: ISO time with zone."""
+    none was asked for. front: designs for the Pareto plot. machine: that the figures come from. started: ISO time
+    with zone."""
 
     model: str
     dataset: str

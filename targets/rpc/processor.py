@@ -24,8 +24,8 @@ def processor_of(tracker: Tracker) -> str:
     if outcome.value is None:
         why = outcome.error or f"its server has no {FUNCTION}"
         raise TargetError(
-            f"the board of key {tracker.key!r} at {tracker.address} does not tell its processor ({why}): give mcpu=..., "
-            "which /proc/cpuinfo on the board hints at, or mcpu='generic'"
+            f"the board of key {tracker.key!r} at {tracker.address} does not tell its processor ({why}): give "
+            "mcpu=..., which /proc/cpuinfo on the board hints at, or mcpu='generic'"
         )
     return outcome.value
 
