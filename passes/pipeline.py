@@ -19,6 +19,7 @@ from hapi_tvm.passes.inline_pieces import InlinePieces
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.plan_memory import PlanMemory
 from hapi_tvm.passes.route import Route
+from hapi_tvm.passes.stamp_calls import StampCalls
 from hapi_tvm.passes.winograd import ConvolutionShape
 from hapi_tvm.records import Option
 
@@ -94,6 +95,8 @@ def to_virtual_machine() -> tvm.transform.Pass:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            # Only where pieces are to be timed on a board.
+            StampCalls(),
             # Memory.
             PlanMemory(),
             relax.transform.StaticPlanBlockMemory(),
