@@ -1,0 +1,1 @@
+"""Boards: devices that another machine compiles for, and reaches by TVM's RPC."""
