@@ -49,8 +49,8 @@ def find_device(tag: str) -> ArmDevice:
             f"device={tag!r} is none of the {len(known)} Arm devices that TVM knows: {_near(tag, known)}"
             f"give one of {', '.join(known)}, or LLVM's name of its processor as mcpu=..."
         )
-    if str(other.kind) != "llvm" or "mtriple" not in other.attrs:
-        raise TargetError(f"device={tag!r} is of another family ({other.kind}), and targets.arm takes Arm CPUs")
+    if other.kind.name != "llvm" or "mtriple" not in other.attrs:
+        raise TargetError(f"device={tag!r} is of another family ({other.kind.name}), and targets.arm takes Arm CPUs")
     raise TargetError(
         f"device={tag!r} is a 32-bit system ({other.attrs['mtriple']}), for which apache-tvm has no wheels: where "
         "the board has a 64-bit processor, put a 64-bit system on it and give the processor as mcpu=..."
@@ -72,7 +72,7 @@ def _target(triple: str) -> tvm.target.Target:
 
 
 def _is_64_bit(target: tvm.target.Target) -> bool:
-    return str(target.kind) == "llvm" and str(target.attrs.get("mtriple", "")).startswith(_64_BIT)
+    return target.kind.name == "llvm" and str(target.attrs.get("mtriple", "")).startswith(_64_BIT)
 
 
 def _read(attributes: Mapping) -> ArmDevice:

@@ -33,7 +33,7 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
+        ("elf", "errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
         ("records",),
         ("numpy",),
     ),

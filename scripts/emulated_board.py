@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""An emulated AArch64 board: TVM's RPC server for Arm, which QEMU runs on this machine.
+
+    scripts/emulated_board.py setup
+    scripts/emulated_board.py serve --tracker 127.0.0.1:9190
+
+``setup`` unpacks Debian's arm64 packages and PyPI's AArch64 wheels into one folder. It installs nothing and needs
+no root rights; it needs apt-get, dpkg-deb, pip and a network. What the board computes is what a real one computes;
+what it measures is no processor's time, so its key must say that it is emulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+
+MIRROR, RELEASE = "http://deb.debian.org/debian", "bookworm"
+KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# With all that they depend on; the release's Python, whose version chooses the wheels.
+DEBIAN = ("python3.11", "libstdc++6")
+PYTHON_VERSION = "3.11"
+WHEELS = ("apache-tvm", "apache-tvm-ffi", "cloudpickle", "numpy", "psutil", "tornado")
+PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+QEMU = ("qemu-aarch64-static", "qemu-aarch64")
+QEMU_PACKAGES = ("qemu-user-static", "qemu-user")
+KEY = "emulated-arm"
+START_TIMEOUT_S = 300
+END_TIMEOUT_S = 10
+
+PYTHON = """#!/bin/sh
+# AArch64 Python with TVM, emulated. It is its own sys.executable, so that what it starts is emulated too.
+unset LD_LIBRARY_PATH LD_PRELOAD
+export PYTHONHOME='{root}/usr' PYTHONPATH='{site}'
+exec '{qemu}' -L '{root}' -0 '{python}' '{root}/usr/bin/python{version}' "$@"
+"""
+
+
+def run(command: Sequence[str], **options) -> None:
+    """Raises SystemExit with the command and what it said."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+
+
+def default_folder() -> pathlib.Path:
+    """Where the platform keeps caches (XDG on Linux)."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "hapi_tvm" / "emulated-board"
+
+
+def is_ready(folder: pathlib.Path) -> bool:
+    """Whether ``folder`` holds a board with the TVM of this Python."""
+    mark = folder / "ready"
+    return mark.is_file() and mark.read_text() == metadata.version("apache-tvm")
+
+
+def set_up(folder: pathlib.Path) -> None:
+    if is_ready(folder):
+        print(f"{folder}: an emulated board with TVM {metadata.version('apache-tvm')}, as it was set up before")
+        return
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"error: {tool} is not on the PATH; the board is made of Debian's packages")
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ready").unlink(missing_ok=True)
+    print("1/4 QEMU")
+    qemu = find_qemu(folder / "host")
+    print("2/4 Debian's packages for arm64")
+    unpack_debian(folder / "root", folder / "apt")
+    print("3/4 wheels for AArch64")
+    install_wheels(folder / "site")
+    print("4/4 trying it out")
+    write_python(folder, qemu)
+    (folder / "ready").write_text(check(folder / "python"))
+    print(f"{folder}: ready after {time.monotonic() - started:.0f} s")
+
+
+def find_qemu(folder: pathlib.Path) -> str:
+    """The path of the emulator: this machine's, or one unpacked into ``folder``."""
+    for name in QEMU:
+        if found := shutil.which(name):
+            return found
+    for package in QEMU_PACKAGES:
+        emptied(folder)
+        # By root, apt would fetch as a user who may not write here.
+        run(["apt-get", "download", "-o", f"APT::Sandbox::User={getpass.getuser()}", package], cwd=folder)
+        unpack(folder, folder)
+        for name in QEMU:
+            if (folder / "usr" / "bin" / name).is_file():
+                return str(folder / "usr" / "bin" / name)
+    raise SystemExit("error: no qemu-aarch64-static: `apt-get install qemu-user-static` brings it")
+
+
+def unpack_debian(root: pathlib.Path, apt: pathlib.Path) -> None:
+    """An arm64 system in ``root``, of ``DEBIAN`` and what that needs. apt: a folder for apt's state, then removed."""
+    if not KEYRING.is_file():
+        raise SystemExit(f"error: {KEYRING} is missing: `apt-get install debian-archive-keyring` brings it")
+    emptied(root)
+    emptied(apt)
+    for part in ("lists/partial", "cache/archives/partial"):
+        (apt / part).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {RELEASE} main\n")
+    options = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": getpass.getuser(),
+        "Debug::NoLocking": "true",
+        "Dir::Cache": apt / "cache",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::Etc::SourceList": apt / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State": apt,
+        "Dir::State::Lists": apt / "lists",
+        "Dir::State::Status": apt / "status",
+    }
+    get = ["apt-get", "--quiet", "--yes", *(f"--option={name}={value}" for name, value in options.items())]
+    run([*get, "update"])
+    run([*get, "install", "--download-only", "--no-install-recommends", *DEBIAN])
+    unpack(apt / "cache" / "archives", root)
+    shutil.rmtree(apt)
+
+
+def install_wheels(site: pathlib.Path) -> None:
+    """The versions that are installed here, for AArch64."""
+    emptied(site)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"]
+    platforms = [f"--platform={name}" for name in PLATFORMS]
+    pinned = [f"{name}=={metadata.version(name)}" for name in WHEELS]
+    run([*pip, f"--target={site}", f"--python-version={PYTHON_VERSION}", *platforms, *pinned])
+
+
+def write_python(folder: pathlib.Path, qemu: str) -> None:
+    python = folder / "python"
+    paths = {"root": folder / "root", "site": folder / "site", "qemu": qemu, "python": python}
+    python.write_text(PYTHON.format(**paths, version=PYTHON_VERSION))
+    python.chmod(0o755)
+
+
+def check(python: pathlib.Path) -> str:
+    """The version of the board's TVM; raises SystemExit where it does not run."""
+    program = "import platform, tvm; print(platform.machine(), tvm.__version__)"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    machine, _, version = done.stdout.strip().partition(" ")
+    if machine != "aarch64":
+        raise SystemExit(f"error: the emulated Python does not run:\n{(done.stdout + done.stderr)[-2000:]}")
+    return version
+
+
+def emptied(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def unpack(packages: pathlib.Path, destination: pathlib.Path) -> None:
+    for package in sorted(packages.glob("*.deb")):
+        run(["dpkg-deb", "--extract", str(package), str(destination)])
+        package.unlink()
+
+
+def serve(folder: pathlib.Path, tracker: str, key: str, port: int) -> None:
+    """Until it is told to end (Ctrl-C, SIGTERM), with all processes that the server started."""
+    if not is_ready(folder):
+        raise SystemExit(f"error: {folder} holds no board with this TVM: type `scripts/emulated_board.py setup` first")
+    if "emulated" not in key:
+        raise SystemExit(f"error: --key {key} must contain the word emulated, so that nobody takes its times for real")
+    print(f"{key} for {tracker}: a TVM RPC server runs whatever it is sent; this one listens on 127.0.0.1 only")
+    server = [str(folder / "python"), "-m", "tvm.exec.rpc_server", "--host=127.0.0.1"]
+    where = [f"--port={port}", f"--port-end={port + 100}", f"--tracker={tracker}", f"--key={key}"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())
+    process = subprocess.Popen([*server, *where], start_new_session=True)
+    try:
+        process.wait()
+    finally:
+        end_group(process)
+    raise SystemExit(f"error: the server ended by itself, with {process.returncode}")
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a process and all that it started: asked first, so that it removes its files."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(END_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("folder", nargs="?", type=pathlib.Path, default=default_folder(), help="default: %(default)s")
+    commands.add_parser("setup", parents=[folder], help="make the board in a folder")
+    server = commands.add_parser("serve", parents=[folder], help="run it, behind a key of a tracker")
+    server.add_argument("--tracker", required=True, metavar="HOST:PORT")
+    server.add_argument("--key", default=KEY, help="default: %(default)s")
+    server.add_argument("--port", type=int, default=9090, help="the first of 100 to try; default: %(default)s")
+    args = parser.parse_args()
+    if args.command == "setup":
+        set_up(args.folder.resolve())
+    else:
+        serve(args.folder.resolve(), args.tracker, args.key, args.port)
+
+
+if __name__ == "__main__":
+    main()
