@@ -49,12 +49,13 @@ def find_device(tag: str) -> ArmDevice:
             f"device={tag!r} is none of the {len(known)} Arm devices that TVM knows: {_near(tag, known)}"
             f"give one of {', '.join(known)}, or LLVM's name of its processor as mcpu=..."
         )
-    if other.kind.name != "llvm" or "mtriple" not in other.attrs:
-        raise TargetError(f"device={tag!r} is of another family ({other.kind.name}), and targets.arm takes Arm CPUs")
-    raise TargetError(
-        f"device={tag!r} is a 32-bit system ({other.attrs['mtriple']}), for which apache-tvm has no wheels: where "
-        "the board has a 64-bit processor, put a 64-bit system on it and give the processor as mcpu=..."
-    )
+    triple = str(other.attrs.get("mtriple", ""))
+    if triple.startswith("arm"):
+        raise TargetError(
+            f"device={tag!r} is a 32-bit system ({triple}), for which apache-tvm has no wheels: where the board has "
+            "a 64-bit processor, put a 64-bit system on it and give the processor as mcpu=..."
+        )
+    raise TargetError(f"device={tag!r} is no Arm CPU ({other}): give one of {', '.join(known)}")
 
 
 def check_mcpu(mcpu: str, triple: str) -> None:
