@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import tvm
 import tvm_ffi
 from tvm.relax import VirtualMachine
 
-from hapi_tvm.elf import machine_of
 from hapi_tvm.errors import ArtifactError
 from hapi_tvm.pool import VARIABLE
 from hapi_tvm.processor import missing_flags
@@ -117,12 +115,11 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
     One that was compiled for several threads sets ``TVM_NUM_THREADS``, which sizes the pool that TVM makes with the
     first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none
-    of ours, or compiled for another processor or for instructions that this one lacks.
+    of ours, or compiled for instructions that this processor lacks.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
-    _check_machine(path)
     try:
         machine = VirtualMachine(_load_library(path), tvm.cpu())
     except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
@@ -143,15 +140,6 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     if (threads := manifest.get("threads", 1)) > 1:
         os.environ.setdefault(VARIABLE, str(threads))
     return Artifact(path, machine, manifest)
-
-
-def _check_machine(path: pathlib.Path) -> None:
-    here, built_for = platform.machine(), machine_of(path)
-    if built_for not in (None, here):
-        raise ArtifactError(
-            f"{path}: compiled for {built_for}, and this machine is {here}. Load it on the board that it was built "
-            "for, or build it for this machine with hapi_tvm.targets.llvm()"
-        )
 
 
 def _load_library(path: pathlib.Path) -> tvm.runtime.Module:

@@ -33,7 +33,7 @@ STAGES = (
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("elf", "errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
+        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
         ("records",),
         ("numpy",),
     ),
