@@ -1,1 +1,1 @@
-"""Boards: devices that another machine compiles for, and reaches by TVM's RPC."""
+"""Boards: devices of other machines, behind TVM's RPC tracker."""
