@@ -12,30 +12,30 @@ what it measures is no processor's time, so its key must say that it is emulated
 from __future__ import annotations
 
 import argparse
-import contextlib
 import getpass
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
 
+from hapi_tvm.addresses import parse_address, valid_key
+
 MIRROR, RELEASE = "http://deb.debian.org/debian", "bookworm"
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # With all that they depend on; the release's Python, whose version chooses the wheels.
 DEBIAN = ("python3.11", "libstdc++6")
 PYTHON_VERSION = "3.11"
-WHEELS = ("apache-tvm", "apache-tvm-ffi", "cloudpickle", "numpy", "psutil", "tornado")
+WHEELS = ("apache-tvm", "apache-tvm-ffi", "cloudpickle", "numpy", "psutil")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 QEMU = ("qemu-aarch64-static", "qemu-aarch64")
 QEMU_PACKAGES = ("qemu-user-static", "qemu-user")
 KEY = "emulated-arm"
 START_TIMEOUT_S = 300
-END_TIMEOUT_S = 10
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
 PYTHON = """#!/bin/sh
 # AArch64 Python with TVM, emulated. It is its own sys.executable, so that what it starts is emulated too.
@@ -43,11 +43,19 @@ unset LD_LIBRARY_PATH LD_PRELOAD
 export PYTHONHOME='{root}/usr' PYTHONPATH='{site}'
 exec '{qemu}' -L '{root}' -0 '{python}' '{root}/usr/bin/python{version}' "$@"
 """
+SERVER = """
+import sys
+sys.path.append({checkout!r})
+sys.modules["torch"] = None
+from hapi_tvm.board_server import serve
+print("warning: TVM's RPC runs whatever it is sent; this board listens on 127.0.0.1 only", flush=True)
+serve({tracker!r}, {key!r}, "127.0.0.1", None, lambda line: print(line, flush=True))
+"""
 
 
-def run(command: Sequence[str], **options) -> None:
-    """Raises SystemExit with the command and what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+def run(command: Sequence[str], folder: pathlib.Path | None = None) -> None:
+    """In ``folder``, if one is given. Raises SystemExit with the command and what it said."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
         raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
 
@@ -95,7 +103,7 @@ def find_qemu(folder: pathlib.Path) -> str:
     for package in QEMU_PACKAGES:
         emptied(folder)
         # By root, apt would fetch as a user who may not write here.
-        run(["apt-get", "download", "-o", f"APT::Sandbox::User={getpass.getuser()}", package], cwd=folder)
+        run(["apt-get", "download", "-o", f"APT::Sandbox::User={getpass.getuser()}", package], folder)
         unpack(folder, folder)
         for name in QEMU:
             if (folder / "usr" / "bin" / name).is_file():
@@ -169,33 +177,15 @@ def unpack(packages: pathlib.Path, destination: pathlib.Path) -> None:
         package.unlink()
 
 
-def serve(folder: pathlib.Path, tracker: str, key: str, port: int) -> None:
-    """Until it is told to end (Ctrl-C, SIGTERM), with all processes that the server started."""
+def serve(folder: pathlib.Path, tracker: str, key: str) -> None:
+    """Become the server, as ``hapi-tvm board serve`` makes it on a real board, until SIGINT or SIGTERM."""
     if not is_ready(folder):
         raise SystemExit(f"error: {folder} holds no board with this TVM: type `scripts/emulated_board.py setup` first")
     if "emulated" not in key:
         raise SystemExit(f"error: --key {key} must contain the word emulated, so that nobody takes its times for real")
-    print(f"{key} for {tracker}: a TVM RPC server runs whatever it is sent; this one listens on 127.0.0.1 only")
-    server = [str(folder / "python"), "-m", "tvm.exec.rpc_server", "--host=127.0.0.1"]
-    where = [f"--port={port}", f"--port-end={port + 100}", f"--tracker={tracker}", f"--key={key}"]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit())
-    process = subprocess.Popen([*server, *where], start_new_session=True)
-    try:
-        process.wait()
-    finally:
-        end_group(process)
-    raise SystemExit(f"error: the server ended by itself, with {process.returncode}")
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """End a process and all that it started: asked first, so that it removes its files."""
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(END_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    python = str(folder / "python")
+    program = SERVER.format(checkout=str(CHECKOUT), tracker=parse_address(tracker), key=valid_key(key))
+    os.execv(python, [python, "-c", program])
 
 
 def main() -> None:
@@ -207,12 +197,11 @@ def main() -> None:
     server = commands.add_parser("serve", parents=[folder], help="run it, behind a key of a tracker")
     server.add_argument("--tracker", required=True, metavar="HOST:PORT")
     server.add_argument("--key", default=KEY, help="default: %(default)s")
-    server.add_argument("--port", type=int, default=9090, help="the first of 100 to try; default: %(default)s")
     args = parser.parse_args()
     if args.command == "setup":
         set_up(args.folder.resolve())
     else:
-        serve(args.folder.resolve(), args.tracker, args.key, args.port)
+        serve(args.folder.resolve(), args.tracker, args.key)
 
 
 if __name__ == "__main__":

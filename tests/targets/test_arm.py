@@ -63,7 +63,8 @@ def test_describes_a_processor(target):
 
 
 def test_a_key_is_part_of_the_name_and_says_whether_the_board_is_emulated():
-    real, emulated = (targets.arm("127.0.0.1:9190", key, mcpu="generic", cc=UNUSED) for key in ("rasp4b", "emulated-arm"))
+    keys = ("rasp4b", "emulated-arm")
+    real, emulated = (targets.arm("127.0.0.1:9190", key, mcpu="generic", cc=UNUSED) for key in keys)
     assert real.name == "arm generic threads=1 key=rasp4b" and not real.emulated
     assert "emulated" in emulated.name and emulated.emulated
 
