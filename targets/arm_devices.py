@@ -11,7 +11,7 @@ from tvm.target import codegen
 
 from hapi_tvm.errors import TargetError
 
-__all__ = ["ArmDevice", "arm_devices", "check_mcpu", "find_device"]
+__all__ = ["TRIPLE", "ArmDevice", "arm_devices", "check_mcpu", "find_device"]
 
 TRIPLE = "aarch64-linux-gnu"
 GENERIC = "generic"

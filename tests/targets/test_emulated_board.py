@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
+import hapi_tvm as hapi
 from hapi_tvm import targets
 from hapi_tvm.errors import MissingCompiler
 from hapi_tvm.kernel_check import differences
@@ -34,6 +35,7 @@ from tests.families import IMAGE_SHAPE, resnet
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import build_arm  # noqa: E402
 import emulated_board  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "emulated_board.py"
@@ -106,10 +108,17 @@ def test_kernels_are_tuned_on_the_board_and_compute_the_same(target, tmp_path):
     assert right is None and "differs" in wrong
 
 
-def test_a_whole_build_says_that_its_figures_are_emulated(target, unbuilt, tmp_path):
-    job = replace(unbuilt, run_dir=tmp_path / "run", database_dir=tmp_path / "database")
-    job.build(trials=0, target=target)
-    report = read_report(job.run_dir)
+def test_the_tutorial_builds_and_says_that_its_figures_are_emulated(target, unbuilt, tmp_path, monkeypatch):
+    """As it stands, but for the network and the images."""
+    options = ["--tracker", target.tracker.address, "--key", KEY, "--trials", "0", "--epochs", "2"]
+    folders = ["--run", str(tmp_path / "run"), "--database", str(tmp_path / "database")]
+    backbone, data = hapi.import_model(unbuilt.model), hapi.load_dataset(unbuilt.data)
+    monkeypatch.setattr(hapi, "import_model", lambda _name: backbone)
+    monkeypatch.setattr(hapi, "load_dataset", lambda _name, source: data)
+    monkeypatch.setattr(build_arm, "set_up_logging", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["build_arm.py", *options, *folders])
+    build_arm.main()
+    report = read_report(tmp_path / "run")
     assert "emulated" in report["target"] and "emulated" in report["machine"]["cpu"]
     verified = report["verification"]
     assert verified["same_exit"] == verified["same_label"] == verified["samples"] > 0
