@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """An emulated AArch64 board: TVM's RPC server for Arm, which QEMU runs on this machine.
 
-    scripts/emulated_board.py setup
-    scripts/emulated_board.py serve --tracker 127.0.0.1:9190
+    python scripts/emulated_board.py setup
+    python scripts/emulated_board.py serve --tracker 127.0.0.1:9190
 
 ``setup`` unpacks Debian's arm64 packages and PyPI's AArch64 wheels into one folder. It installs nothing and needs
 no root rights; it needs apt-get, dpkg-deb, pip and a network. What the board computes is what a real one computes;
@@ -66,15 +66,25 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(base) / "hapi_tvm" / "emulated-board"
 
 
+def version(package: str) -> str:
+    """Of a package that is installed here."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise SystemExit(
+            f"error: {sys.executable} has no {package}: run this script by the Python that hapi_tvm is installed for"
+        ) from None
+
+
 def is_ready(folder: pathlib.Path) -> bool:
     """Whether ``folder`` holds a board with the TVM of this Python."""
     mark = folder / "ready"
-    return mark.is_file() and mark.read_text() == metadata.version("apache-tvm")
+    return mark.is_file() and mark.read_text() == version("apache-tvm")
 
 
 def set_up(folder: pathlib.Path) -> None:
     if is_ready(folder):
-        print(f"{folder}: an emulated board with TVM {metadata.version('apache-tvm')}, as it was set up before")
+        print(f"{folder}: an emulated board with TVM {version('apache-tvm')}, as it was set up before")
         return
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
@@ -91,7 +101,7 @@ def set_up(folder: pathlib.Path) -> None:
     print("4/4 trying it out")
     write_python(folder, qemu)
     check(folder / "python")
-    (folder / "ready").write_text(metadata.version("apache-tvm"))
+    (folder / "ready").write_text(version("apache-tvm"))
     print(f"{folder}: ready after {time.monotonic() - started:.0f} s")
 
 
@@ -147,7 +157,7 @@ def install_wheels(site: pathlib.Path) -> None:
     emptied(site)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"]
     platforms = [f"--platform={name}" for name in PLATFORMS]
-    pinned = [f"{name}=={metadata.version(name)}" for name in WHEELS]
+    pinned = [f"{name}=={version(name)}" for name in WHEELS]
     run([*pip, f"--target={site}", f"--python-version={PYTHON_VERSION}", *platforms, *pinned])
 
 
@@ -180,7 +190,7 @@ def unpack(packages: pathlib.Path, destination: pathlib.Path) -> None:
 def serve(folder: pathlib.Path, tracker: str, key: str) -> None:
     """Become the server, as ``hapi-tvm board serve`` makes it on a real board, until SIGINT or SIGTERM."""
     if not is_ready(folder):
-        raise SystemExit(f"error: {folder} holds no board with this TVM: type `scripts/emulated_board.py setup` first")
+        raise SystemExit(f"error: {folder} holds no board with this TVM: type `python {sys.argv[0]} setup` first")
     if "emulated" not in key:
         raise SystemExit(f"error: --key {key} must contain the word emulated, so that nobody takes its times for real")
     python = str(folder / "python")

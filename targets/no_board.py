@@ -46,5 +46,5 @@ class NoBoard:
     def refuse(self) -> NoReturn:
         raise TargetError(
             f"{self.target} has no board, so it compiles, and nothing can be run or measured: give tracker='host:port' "
-            "and key=... of one. `scripts/emulated_board.py setup` makes an emulated board where there is no real one"
+            "and key=... of one. Where there is none, `python scripts/emulated_board.py setup` makes an emulated one"
         )

@@ -137,7 +137,7 @@ CONVOLUTIONS = {
 def loops(assembly: str) -> list[list[str]]:
     """The bodies of innermost loops: what lies between a label and the next branch back to it."""
     lines = [line.split("//")[0].strip() for line in assembly.splitlines()]
-    places = {line[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"[.\w]+:", line)}
+    places = {line[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"\.LBB\w+:", line)}
     found = []
     for number, line in enumerate(lines):
         jump = re.match(r"(?:b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+, #\d+,|b)\s+(\S+)$", line)

@@ -49,7 +49,7 @@ def target() -> Iterator[targets.Target]:
     """With a tracker and one emulated board, served as a user does it."""
     folder = emulated_board.default_folder()
     if not emulated_board.is_ready(folder):
-        pytest.skip(f"no emulated board in {folder}: `scripts/emulated_board.py setup` makes one")
+        pytest.skip(f"no emulated board in {folder}: `python scripts/emulated_board.py setup` makes one")
     try:
         targets.arm()
     except MissingCompiler as error:
