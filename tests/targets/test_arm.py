@@ -130,7 +130,7 @@ CONVOLUTIONS = {
     "1x1": samples.blocked(64, 96, 14, kernel=1, lanes=4),
     "depthwise": samples.depthwise(32, 14, lanes=4),
     "winograd": samples.winograd_blocked(32, 32, 14, 4, lanes=4),
-    "dense": samples.matmul(128, 96),
+    "dense": samples.matmul(128, 112),
 }
 
 

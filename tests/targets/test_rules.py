@@ -256,7 +256,7 @@ def test_default_tile_divides_and_fits(channels, unit, kernel, size):
     [(AVX512, 16, 32, 16), (AVX512, 8, 32, 16), (AVX2, 8, 16, 12), (NEON, 4, 32, 16), (SSE, 8, 8, 6), (SSE, 16, 4, 4)],
 )
 def test_a_longer_vector_takes_several_registers(unit, lanes, registers, sums):
-    assert unit.with_lanes(lanes) == VectorUnit(lanes, registers)
+    assert unit.with_lanes(lanes) == VectorUnit(lanes, registers, unit.broadcasts)
     assert max_accumulators(registers) == sums
 
 
