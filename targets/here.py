@@ -30,10 +30,10 @@ class Here:
         return tvm.runtime.tensor(array, device=self.device)
 
     def library(self, program: Program) -> tvm.runtime.Module:
-        return program.jit() if isinstance(program, tvm.runtime.Executable) else tvm.runtime.load_module(program)
+        return tvm.runtime.load_module(program) if isinstance(program, str) else program
 
     def machine(self, program: Program) -> LocalMachine:
-        if isinstance(program, tvm.runtime.Executable):
+        if not isinstance(program, str):
             return LocalMachine(program, self.device)
         with fresh_name(program) as link:
             return LocalMachine(tvm_ffi.load_module(str(link)), self.device)

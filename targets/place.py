@@ -15,8 +15,9 @@ from hapi_tvm.timeline import Step
 
 __all__ = ["Machine", "Place", "Program"]
 
-# Compiled code: in memory, or the path of an exported library. Only a path reaches another process.
-Program = tvm.runtime.Executable | str
+# Compiled code: in memory, as a kernel's or as a network's, or the path of an exported library. Only a path reaches
+# another process.
+Program = tvm.runtime.Module | tvm.runtime.Executable | str
 
 
 class Machine(Protocol):

@@ -13,7 +13,7 @@ from hapi_tvm.datasets import load_dataset
 from hapi_tvm.errors import ArtifactError
 from hapi_tvm.report import read_report
 from hapi_tvm.runtime import load
-from hapi_tvm.targets.rpc import shared_fleet
+from hapi_tvm.targets.rpc.fleet import shared_fleet
 from tests import boards
 from tests.boards import KEY
 from tests.small_job import SmallJob, log_lines

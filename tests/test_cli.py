@@ -28,7 +28,7 @@ from hapi_tvm.errors import InfeasibleSLA
 from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.passes.route import Route
 from hapi_tvm.report import read_report, write_report
-from hapi_tvm.targets.rpc import Tracker
+from hapi_tvm.targets.rpc.tracker import Tracker
 
 ROOT = Path(hapi_tvm.__file__).parent.parent
 HEAVY = ("tvm", "torch", "numpy", "onnx", "xgboost", "rich", "jinja2")

@@ -11,6 +11,6 @@ from hapi_tvm.targets.cross import cross_linker
 __all__ = ["export"]
 
 
-def export(executable: tvm.runtime.Executable, path: str | os.PathLike[str], cc: str | None) -> None:
+def export(compiled: tvm.runtime.Module | tvm.runtime.Executable, path: str | os.PathLike[str], cc: str | None) -> None:
     """cc: the cross compiler that links it; None takes this machine's linker. Raises BuildError."""
-    executable.export_library(str(path), fcompile=None if cc is None else cross_linker(cc))
+    compiled.export_library(str(path), fcompile=None if cc is None else cross_linker(cc))

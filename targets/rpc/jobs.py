@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 
 from hapi_tvm.targets.forkserver import Outcome
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["BoardOutcome", "Job", "Jobs"]
 
 ATTEMPTS = 3
 """How often a job is begun, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardOutcome(Outcome):
+    """board: where the job was done; None where it was given up. scale: times measured there, multiplied by it, are
+    what the fleet's first board would have taken (by the reference kernel; 1.0 where none runs)."""
+
+    board: str | None = None
+    scale: float = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -27,7 +36,7 @@ class Jobs:
 
     def __init__(self, calls: Sequence[bytes]) -> None:
         self._waiting = [Job(index, call) for index, call in enumerate(calls)]
-        self.outcomes: list[Outcome | None] = [None] * len(calls)
+        self.outcomes: list[BoardOutcome | None] = [None] * len(calls)
 
     @property
     def waiting(self) -> int:
@@ -48,14 +57,14 @@ class Jobs:
                 return job
         return None
 
-    def finish(self, job: Job, outcome: Outcome) -> None:
+    def finish(self, job: Job, outcome: BoardOutcome) -> None:
         self.outcomes[job.index] = outcome
 
     def put_back(self, job: Job) -> None:
         """It was never begun: it is the next."""
         self._waiting.insert(0, job)
 
-    def failed(self, job: Job, board: str, reason: str) -> Outcome | None:
+    def failed(self, job: Job, board: str, reason: str) -> BoardOutcome | None:
         """An attempt failed by the board's fault: the job waits again, or after ``ATTEMPTS`` gets the outcome returned.
 
         It is the next then, so that it does not come after everything else.
@@ -65,6 +74,6 @@ class Jobs:
             self._waiting.insert(0, job)
             return None
         boards = ", ".join(job.failed_on)
-        outcome = Outcome(error=f"given up after {ATTEMPTS} attempts, on {boards}; the last: {reason}")
+        outcome = BoardOutcome(error=f"given up after {ATTEMPTS} attempts, on {boards}; the last: {reason}")
         self.finish(job, outcome)
         return outcome

@@ -10,7 +10,7 @@ import pytest
 from tvm import rpc
 
 from hapi_tvm.errors import TargetError
-from hapi_tvm.targets.rpc import fleet as fleet_module
+from hapi_tvm.targets.rpc import dispatch
 from hapi_tvm.targets.rpc.fleet import Fleet
 from hapi_tvm.targets.rpc.tracker import request, summary
 from tests import boards
@@ -150,7 +150,7 @@ def test_a_killed_server_costs_one_repeat(at, fleet, diary, caplog):
 
 
 def test_a_stopped_server_costs_one_repeat(at, fleet, diary, caplog, monkeypatch):
-    monkeypatch.setattr(fleet_module, "CHECK_S", 0.5)
+    monkeypatch.setattr(dispatch, "CHECK_S", 0.5)
     with board(at) as one, board(at) as two:
         stop = after(3, lambda: one.signal(signal.SIGSTOP))
         done_by = answers(fleet.map(work_for, jobs(diary), timeout_s=1.5, on_outcome=stop))
@@ -230,9 +230,9 @@ def test_a_crashing_kernel_is_given_up_and_its_boards_come_back(at, fleet, diary
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_hanging_kernel_blocks_its_board_until_the_session_ends(at, fleet, diary, monkeypatch, plain):
     """The board ends the session, and serves the next."""
-    monkeypatch.setattr(fleet_module, "SHORTEST_SESSION_S", 3.0)
-    monkeypatch.setattr(fleet_module, "LONGEST_JOBS_A_SESSION", 1)
-    monkeypatch.setattr(fleet_module, "CHECK_S", 0.5)
+    monkeypatch.setattr(dispatch, "SHORTEST_SESSION_S", 3.0)
+    monkeypatch.setattr(dispatch, "LONGEST_JOBS_A_SESSION", 1)
+    monkeypatch.setattr(dispatch, "CHECK_S", 0.5)
     with board(at, BAD_KERNELS) as one:
         (outcome,) = fleet.map(call, [(str(diary), 0, "test.hang")], timeout_s=1.0)
         assert "no answer within 1 s" in outcome.error

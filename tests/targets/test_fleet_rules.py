@@ -7,10 +7,9 @@ import random
 
 import pytest
 
-from hapi_tvm.targets.forkserver import Outcome
 from hapi_tvm.targets.rpc.drift import COOLING_S, LOOKS, TOLERANCE, SpeedWatch
 from hapi_tvm.targets.rpc.faults import FAULTS_TO_QUARANTINE, LONGEST_PAUSE_S, QUARANTINE_S, Health, brief
-from hapi_tvm.targets.rpc.jobs import ATTEMPTS, Jobs
+from hapi_tvm.targets.rpc.jobs import ATTEMPTS, BoardOutcome, Jobs
 from hapi_tvm.targets.rpc.speeds import Speeds
 
 # Jobs.
@@ -70,7 +69,7 @@ def test_whatever_fails_every_job_ends_and_is_done_once(seed):
             if jobs.failed(job, name, "it died") is not None:
                 finished.append(job.index)
         else:
-            jobs.finish(job, Outcome(value=job.index))
+            jobs.finish(job, BoardOutcome(value=job.index))
             finished.append(job.index)
     assert sorted(finished) == list(range(20))
     assert jobs.unfinished == jobs.waiting == 0

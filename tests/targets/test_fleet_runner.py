@@ -11,9 +11,9 @@ from hapi_tvm import targets
 from hapi_tvm.kernels import workload
 from hapi_tvm.targets.forkserver_builder import ForkServerBuilder
 from hapi_tvm.targets.kernel_timing import shapes_of
-from hapi_tvm.targets.rpc import Tracker, shared_fleet
-from hapi_tvm.targets.rpc.fleet import Fleet
+from hapi_tvm.targets.rpc.fleet import Fleet, shared_fleet
 from hapi_tvm.targets.rpc.runner import FleetRunner
+from hapi_tvm.targets.rpc.tracker import Tracker
 from hapi_tvm.timing import results_in_order
 from tests import boards
 

@@ -20,7 +20,7 @@ from hapi_tvm.measuring import measure
 from hapi_tvm.overheads import measure_overheads
 from hapi_tvm.passes.kernel_timeline import KernelTimeline
 from hapi_tvm.passes.piece_timeline import PieceTimeline
-from hapi_tvm.targets.rpc import shared_fleet
+from hapi_tvm.targets.rpc.fleet import shared_fleet
 from tests import boards, place_jobs
 from tests.boards import KEY
 from tests.passes import networks, timelines
