@@ -18,6 +18,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -93,7 +94,7 @@ def set_up(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ready").unlink(missing_ok=True)
     print("1/4 QEMU")
-    qemu = find_qemu(folder / "host")
+    qemu = find_qemu(folder / QEMU[0])
     print("2/4 Debian's packages for arm64")
     unpack_debian(folder / "root", folder / "apt")
     print("3/4 wheels for AArch64")
@@ -105,19 +106,21 @@ def set_up(folder: pathlib.Path) -> None:
     print(f"{folder}: ready after {time.monotonic() - started:.0f} s")
 
 
-def find_qemu(folder: pathlib.Path) -> str:
-    """The path of the emulator: this machine's, or one unpacked into ``folder``."""
+def find_qemu(path: pathlib.Path) -> str:
+    """The emulator: this machine's, or one that is put at ``path``, out of the hundreds of MB of its package."""
     for name in QEMU:
         if found := shutil.which(name):
             return found
     for package in QEMU_PACKAGES:
-        emptied(folder)
-        # By root, apt would fetch as a user who may not write here.
-        run(["apt-get", "download", "-o", f"APT::Sandbox::User={getpass.getuser()}", package], folder)
-        unpack(folder, folder)
-        for name in QEMU:
-            if (folder / "usr" / "bin" / name).is_file():
-                return str(folder / "usr" / "bin" / name)
+        with tempfile.TemporaryDirectory(dir=path.parent) as name:
+            folder = pathlib.Path(name)
+            # By root, apt would fetch as a user who may not write here.
+            run(["apt-get", "download", "-o", f"APT::Sandbox::User={getpass.getuser()}", package], folder)
+            unpack(folder, folder)
+            found = [binary for binary in (folder / "usr" / "bin" / name for name in QEMU) if binary.is_file()]
+            if found:
+                found[0].replace(path)
+                return str(path)
     raise SystemExit("error: no qemu-aarch64-static: `apt-get install qemu-user-static` brings it")
 
 

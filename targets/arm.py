@@ -71,7 +71,7 @@ class ArmTarget:
 
     def runner(self, repeats: int = 5, min_repeat_ms: int = 2) -> FleetRunner:
         if self.tracker is None:
-            NoBoard(self.name, self.cc).refuse()
+            NoBoard(self.name, self.cc).check()
         return FleetRunner(shared_fleet(self.tracker), repeats, min_repeat_ms, self.threads)
 
     def space(self, func: tvm.tirx.PrimFunc) -> ms.space_generator.SpaceGenerator:

@@ -28,23 +28,23 @@ class NoBoard:
     cc: str
     remote: ClassVar[bool] = True
 
-    def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
-        export(executable, path, self.cc)
-
-    def staged(self, executable: tvm.runtime.Executable) -> AbstractContextManager[Program]:
-        self.refuse()
-
-    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
-        self.refuse()
-
-    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
-        self.refuse()
-
-    def facts(self) -> MachineFacts:
-        self.refuse()
-
-    def refuse(self) -> NoReturn:
+    def check(self) -> NoReturn:
         raise TargetError(
             f"{self.target} has no board, so it compiles, and nothing can be run or measured: give tracker='host:port' "
             "and key=... of one. Where there is none, `python scripts/emulated_board.py setup` makes an emulated one"
         )
+
+    def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
+        export(executable, path, self.cc)
+
+    def staged(self, executable: tvm.runtime.Executable) -> AbstractContextManager[Program]:
+        self.check()
+
+    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
+        self.check()
+
+    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
+        self.check()
+
+    def facts(self) -> MachineFacts:
+        self.check()

@@ -13,6 +13,7 @@ import pytest
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+import hapi_tvm as hapi
 from hapi_tvm import targets
 from hapi_tvm.errors import ArtifactError, MissingCompiler, TargetError
 from hapi_tvm.kernels import workload
@@ -123,6 +124,13 @@ def test_without_a_board_nothing_runs(target):
     for run in (target.runner, target.reach.facts, lambda: target.reach.run(print, timeout_s=1)):
         with pytest.raises(TargetError, match="has no board.*tracker=.*scripts/emulated_board.py"):
             run()
+
+
+def test_a_build_without_a_board_ends_before_it_begins(target, unbuilt, tmp_path):
+    backbone, data = hapi.import_model(unbuilt.model), hapi.load_dataset(unbuilt.data)
+    with pytest.raises(TargetError, match="has no board"):
+        hapi.build(backbone, data, target, sla=hapi.SLA(max_accuracy_drop=0.1), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 CONVOLUTIONS = {

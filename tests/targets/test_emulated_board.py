@@ -6,6 +6,7 @@ Skipped where no emulated board was set up, or nothing links for it here.
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tvm import relax
 
 import hapi_tvm as hapi
 from hapi_tvm import targets
+from hapi_tvm.datasets import Split
 from hapi_tvm.errors import MissingCompiler
 from hapi_tvm.kernel_check import differences
 from hapi_tvm.kernel_database import KernelDatabase, target_folder
@@ -40,7 +42,19 @@ import emulated_board  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "emulated_board.py"
 KEY = emulated_board.KEY
+
+pytestmark = pytest.mark.timeout(900)  # emulation is some ten times slower than this machine
 SAMPLES = 100
+# What the board's own Python runs: no tracker, no torch, no compiler.
+PREDICT = """
+import sys
+sys.path.append(sys.argv[1])
+sys.modules["torch"] = None
+import numpy
+import hapi_tvm
+answer = hapi_tvm.load(sys.argv[2]).predict(numpy.load(sys.argv[3]))
+numpy.savez(sys.argv[4], probabilities=answer.probabilities, exit=answer.exit)
+"""
 TOLERANCE = 1e-4
 
 
@@ -113,6 +127,7 @@ def test_the_tutorial_builds_and_says_that_its_figures_are_emulated(target, unbu
     options = ["--tracker", target.tracker.address, "--key", KEY, "--trials", "0", "--epochs", "2"]
     folders = ["--run", str(tmp_path / "run"), "--database", str(tmp_path / "database")]
     backbone, data = hapi.import_model(unbuilt.model), hapi.load_dataset(unbuilt.data)
+    data = replace(data, test=Split(data.test.images[:24], data.test.labels[:24]))
     monkeypatch.setattr(hapi, "import_model", lambda _name: backbone)
     monkeypatch.setattr(hapi, "load_dataset", lambda _name, source: data)
     monkeypatch.setattr(build_arm, "set_up_logging", lambda: None)
@@ -121,4 +136,16 @@ def test_the_tutorial_builds_and_says_that_its_figures_are_emulated(target, unbu
     report = read_report(tmp_path / "run")
     assert "emulated" in report["target"] and "emulated" in report["machine"]["cpu"]
     verified = report["verification"]
-    assert verified["same_exit"] == verified["same_label"] == verified["samples"] > 0
+    assert verified["same_exit"] == verified["same_label"] == verified["samples"] == 24
+    assert_predicts_by_itself(tmp_path / "run" / "model.so", data.test.images[0], tmp_path)
+
+
+def assert_predicts_by_itself(library: pathlib.Path, image: np.ndarray, folder: pathlib.Path) -> None:
+    """On the board, without this machine: ``hapi_tvm.load`` takes the library, and answers."""
+    np.save(folder / "image.npy", image)
+    python = emulated_board.default_folder() / "python"
+    paths = [ROOT, library, folder / "image.npy", folder / "answer.npz"]
+    done = subprocess.run([python, "-c", PREDICT, *paths], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "answer.npz") as answer:
+        assert answer["probabilities"].sum() == pytest.approx(1, abs=TOLERANCE)
