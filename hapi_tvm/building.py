@@ -77,6 +77,7 @@ def build(
     Raises HapiError: DataError, NoLegalCut, InfeasibleSLA, RunMismatch, BuildError, ...
     """
     check_dataset(data, backbone.input_shape, backbone.classes)
+    target.reach.check()
     identity = {
         "model": backbone.hash,
         "dataset": data.hash,
