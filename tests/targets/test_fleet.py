@@ -181,7 +181,7 @@ def test_a_stopped_server_costs_one_repeat(at, fleet, diary, caplog, monkeypatch
         done_by = answers(fleet.map(work_for, jobs(diary), timeout_s=1.5, on_outcome=stop))
         assert JOBS <= len(begun(diary)) <= JOBS + 1
         assert two.name in done_by
-        assert said(caplog, one.name, "no answer within 2 s")
+        assert said(caplog, one.name, "no answer within 1.5 s")
 
 
 def test_a_board_that_computes_wrong_numbers_gets_no_job(at, fleet, diary, caplog):
@@ -230,7 +230,7 @@ def test_a_board_that_stays_slow_works_on_and_its_figures_are_scaled(at, watchfu
     assert said(caplog, one.name, "runs at 0.5", "done again")
     assert begun(diary) == [0, 1, 2, 2, 3]
     scales = [outcome.scale for outcome in outcomes]
-    assert scales[:2] == [1.0, 1.0] and scales[2] == scales[3]
+    assert scales[:2] == [1.0, 1.0] and scales[2] == pytest.approx(scales[3], rel=0.1)
     # 5 ms more on top of the product itself and the sleep.
     assert 0.45 < scales[3] < 0.7
     assert watchful.speeds() == {one.name: scales[3]}
@@ -271,13 +271,13 @@ def test_a_crashing_kernel_is_given_up_and_its_boards_come_back(at, fleet, diary
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_hanging_kernel_blocks_its_board_until_the_session_ends(at, fleet, diary, monkeypatch, plain):
     """The board ends the session, and serves the next."""
-    monkeypatch.setattr(dispatch, "SHORTEST_SESSION_S", 5.0)
+    monkeypatch.setattr(dispatch, "SHORTEST_SESSION_S", 3.5)
     monkeypatch.setattr(dispatch, "LONGEST_JOBS_A_SESSION", 1)
-    monkeypatch.setattr(dispatch, "CHECK_S", 0.5)
+    monkeypatch.setattr(dispatch, "CHECK_S", 0.3)
     with board(at, BAD_KERNELS) as one:
-        (outcome,) = fleet.map(call, [(str(diary), 0, "test.hang")], timeout_s=1.0)
-        assert "no answer within 1 s" in outcome.error
-        assert set(answers(fleet.map(work_for, jobs(diary, 2), 2.0))) == {one.name}
+        (outcome,) = fleet.map(call, [(str(diary), 0, "test.hang")], timeout_s=0.7)
+        assert "no answer within 0.7 s" in outcome.error
+        assert set(answers(fleet.map(work_for, jobs(diary, 2), 1.0))) == {one.name}
 
 
 def test_a_board_stolen_between_two_maps_is_waited_for(at, fleet, diary, caplog):
