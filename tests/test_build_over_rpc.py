@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hapi_tvm as hapi
+from hapi_tvm import verifying
 from hapi_tvm.datasets import load_dataset
 from hapi_tvm.errors import ArtifactError
 from hapi_tvm.report import read_report
@@ -16,17 +17,19 @@ from hapi_tvm.runtime import load
 from hapi_tvm.targets.rpc.fleet import shared_fleet
 from tests import boards
 from tests.boards import KEY
-from tests.small_job import SmallJob, log_lines
+from tests.small_job import SIZES, SmallJob, log_lines
 
 
 @pytest.fixture(scope="module")
 def over_rpc(unbuilt, tmp_path_factory):
-    """The job, finished on two boards, and its target."""
+    """The job, finished on two boards, and its target; the test split is run in three parts."""
     folder = tmp_path_factory.mktemp("over_rpc")
     job = replace(unbuilt, run_dir=folder / "run", database_dir=folder / "database")
     with boards.tracker() as tracker, boards.board(tracker, plain=True), boards.board(tracker, plain=True):
         target = hapi.targets.llvm(tracker=tracker.address, key=KEY)
-        job.build(target=target)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(verifying, "SHARE", SIZES["test"] // 2 - 1)
+            job.build(target=target)
         yield job, target
         shared_fleet(tracker).close()
 
