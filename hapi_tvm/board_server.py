@@ -75,7 +75,7 @@ def _keep_up(
     say: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
-    died = []
+    died, folder = [], os.getcwd()
     # The text alone: the exception would keep the connection open, and its client waiting.
     threading.excepthook = lambda failure: died.append(str(failure.exc_value))
     pause_s = _FIRST_PAUSE_S / 2
@@ -89,6 +89,8 @@ def _keep_up(
         say(f"the server stopped ({died[-1]}); it starts again in {pause_s:.1f} s")
         _end_sessions()
         server.sock.close()
+        # A session that crashes leaves the server in a folder that is gone.
+        os.chdir(folder)
         if stop.wait(pause_s):
             return
         server = _start(tracker, key, host, server.port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,15 @@ class Here:
 
 
 class LocalMachine:
-    """A ``Machine`` of ``Here``, timed by ``time.perf_counter`` around each call from Python."""
+    """A ``Machine`` of ``Here``, timed by ``time.perf_counter`` around each call from Python.
+
+    A call returns when a CPU has done its work, and before another device has: the clock is read when that is done.
+    """
 
     def __init__(self, module: tvm.runtime.Module | tvm.runtime.Executable, device: tvm.runtime.Device) -> None:
         self._module = module
         self._device = device
+        self._wait: Callable[[], None] | None = None if device.type == "cpu" else device.sync
         self._machine = VirtualMachine(module, device)
         self._answer: Any = ()
         self._began_s = 0.0
@@ -53,11 +57,7 @@ class LocalMachine:
         self._functions: dict[str, Any] = {}
 
     def run_us(self, inputs: Sequence[tvm.runtime.Tensor]) -> float:
-        main = self._main
-        began_s = time.perf_counter()
-        answer = main(*inputs)
-        took_us = 1e6 * (time.perf_counter() - began_s)
-        self._answer = answer
+        self._answer, took_us = self._timed(self._main, inputs)
         return took_us
 
     def answer(self) -> tuple[np.ndarray, ...]:
@@ -79,9 +79,7 @@ class LocalMachine:
         for index, step in enumerate(steps):
             function = self._function(step.function)
             arguments = inputs if step.reads is None else (results[step.reads],)
-            began_s = time.perf_counter()
-            result = function(*arguments)
-            took_us = 1e6 * (time.perf_counter() - began_s)
+            result, took_us = self._timed(function, arguments)
             times_us.append(max(0.0, took_us - entry_us))
             # What nobody reads any more gives its memory back, as it does in the compiled network.
             if readers[index]:
@@ -90,6 +88,14 @@ class LocalMachine:
             if not readers[step.reads]:
                 results.pop(step.reads, None)
         return times_us
+
+    def _timed(self, function: Callable, arguments: Sequence[Any]) -> tuple[Any, float]:
+        """What ``function`` returns, and the microseconds it took."""
+        began_s = time.perf_counter()
+        result = function(*arguments)
+        if self._wait is not None:
+            self._wait()
+        return result, 1e6 * (time.perf_counter() - began_s)
 
     @functools.cached_property
     def _main(self):
@@ -106,6 +112,8 @@ class LocalMachine:
         if before:
             self._began_s = time.perf_counter()
         elif name in self._wanted:
+            if self._wait is not None:
+                self._wait()
             self._calls.append((name, 1e6 * (time.perf_counter() - self._began_s)))
         return 0  # go on
 

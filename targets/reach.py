@@ -71,9 +71,10 @@ class Reach(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ThisMachine:
-    """A ``Reach`` of this machine's CPU. threads: of TVM's runtime."""
+    """A ``Reach`` of a device of this machine. threads: of TVM's runtime. device: in TVM's words, such as "cuda"."""
 
     threads: int
+    device: str = "cpu"
     remote: ClassVar[bool] = False
 
     def check(self) -> None:
@@ -87,13 +88,13 @@ class ThisMachine:
         yield executable
 
     def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
-        return Ran(with_pool(self.threads, lambda: function(Here(), *arguments)))
+        return Ran(with_pool(self.threads, lambda: _in_this_process(self.device, function, *arguments)))
 
     def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
         """In forks, two at a time: for answers, not for times."""
         return shared_server().map(
             _in_this_process,
-            [(function, *call) for call in calls],
+            [(self.device, function, *call) for call in calls],
             timeout_s,
             workers=2,
             environment=runtime_environment(self.threads),
@@ -103,5 +104,5 @@ class ThisMachine:
         return facts_here()
 
 
-def _in_this_process(function: Callable, *arguments: Any) -> Any:
-    return function(Here(), *arguments)
+def _in_this_process(device: str, function: Callable, *arguments: Any) -> Any:
+    return function(Here(tvm.device(device)), *arguments)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hapi_tvm as hapi
+from hapi_tvm import verifying
 from hapi_tvm.datasets import load_dataset
 from hapi_tvm.errors import ArtifactError
 from hapi_tvm.report import read_report
@@ -16,19 +17,19 @@ from hapi_tvm.runtime import load
 from hapi_tvm.targets.rpc.fleet import shared_fleet
 from tests import boards
 from tests.boards import KEY
-from tests.small_job import SmallJob, log_lines
-
-TRIALS = 12
+from tests.small_job import SIZES, SmallJob, log_lines
 
 
 @pytest.fixture(scope="module")
 def over_rpc(unbuilt, tmp_path_factory):
-    """The job, finished on two boards with a few trials, and its target."""
+    """The job, finished on two boards, and its target; the test split is run in three parts."""
     folder = tmp_path_factory.mktemp("over_rpc")
     job = replace(unbuilt, run_dir=folder / "run", database_dir=folder / "database")
     with boards.tracker() as tracker, boards.board(tracker, plain=True), boards.board(tracker, plain=True):
         target = hapi.targets.llvm(tracker=tracker.address, key=KEY)
-        job.build(trials=TRIALS, target=target)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(verifying, "SHARE", SIZES["test"] // 2 - 1)
+            job.build(target=target)
         yield job, target
         shared_fleet(tracker).close()
 
@@ -62,19 +63,18 @@ def test_every_figure_is_there_and_was_measured(over_rpc):
     assert report["segments"] and all(0 <= segment["median_us"] < 1e5 for segment in report["segments"])
 
 
-def test_candidates_were_tuned_on_the_boards(over_rpc):
+def test_measurements_are_kept_by_the_key(over_rpc):
     job, target = over_rpc
     (folder,) = job.database_dir.iterdir()
     assert f"key-{KEY}" in folder.name
     measured = [json.loads(line) for line in (folder / "measurements.jsonl").read_text().splitlines()]
-    assert {line["target"] for line in measured} == {target.name}
-    assert len((folder / "records.json").read_text().splitlines()) >= TRIALS // 2
+    assert measured and {line["target"] for line in measured} == {target.name}
 
 
 def test_a_second_build_needs_no_board(over_rpc, caplog):
     job, target = over_rpc
     with caplog.at_level("INFO", logger="hapi_tvm"):
-        artifact = job.build(trials=TRIALS, target=target)
+        artifact = job.build(target=target)
     assert {"measure", "compile", "verify"}.isdisjoint(log_lines(caplog))
     assert artifact.manifest["target"] == target.name
     with pytest.raises(ArtifactError, match="another machine"):

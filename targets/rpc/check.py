@@ -19,16 +19,16 @@ __all__ = ["BoardReport", "check_boards", "inspect_board"]
 
 READINGS = 40
 TIMEOUT_S = 60.0
-_EARLY_AND_LATE = READINGS // 4
 
 
 @dataclass(frozen=True, slots=True)
 class BoardReport:
     """name: "host:port". round_trip_ms: of one call to the board and back.
 
-    speed_gflops, noise, drift: of the reference kernel, ``READINGS`` times; None where the board's architecture has
-    none here, and ``unmeasured`` says why. noise: half the spread of the middle half of the readings, as a share of
-    their median. drift: the median of the last quarter over that of the first, less 1; above 0 is slower.
+    speed_gflops, noise, drift: of the reference kernel, in ``READINGS`` times its windows; None where the board's
+    architecture has none here, and ``unmeasured`` says why. noise: half the spread of the middle half of the windows,
+    as a share of their median. drift: the median of the last quarter over that of the first, less 1; above 0 is
+    slower.
     """
 
     name: str
@@ -49,12 +49,13 @@ def inspect_board(board: Board) -> BoardReport:
             raise TargetError("its server does not tell its processor: start it with hapi-tvm board serve")
         with tempfile.TemporaryDirectory(prefix="hapi-check-") as folder:
             reference = Reference(board, reference_library(facts.triple, folder))
-            readings_us = [reference.read_us() for _ in range(READINGS)]
+            readings_us = [taken_us for _ in range(READINGS) for taken_us in reference.windows_us()]
     except TargetError as error:
         return BoardReport(board.name, facts, round_trip_ms, None, None, None, str(error))
     first, _, third = statistics.quantiles(readings_us, n=4)
     median_us = statistics.median(readings_us)
-    early_us, late_us = readings_us[:_EARLY_AND_LATE], readings_us[-_EARLY_AND_LATE:]
+    quarter = len(readings_us) // 4
+    early_us, late_us = readings_us[:quarter], readings_us[-quarter:]
     return BoardReport(
         board.name,
         facts,

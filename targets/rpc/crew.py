@@ -54,9 +54,12 @@ class Worker:
 
 
 class Crew:
-    def __init__(self, tracker: Tracker, device: str) -> None:
+    """tracker, device, tolerance: as ``work`` takes them."""
+
+    def __init__(self, tracker: Tracker, device: str, tolerance: float) -> None:
         self._tracker = tracker
         self._device = device
+        self._tolerance = tolerance
         self._folder: str | None = None
         self.workers: list[Worker] = []
 
@@ -64,7 +67,7 @@ class Crew:
         """A worker more. Raises TargetError where none can be started."""
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="hapi-fleet-")
-        arguments = (work, self._tracker, self._device, session_s, self._folder)
+        arguments = (work, self._tracker, self._device, self._tolerance, session_s, self._folder)
         try:
             pid, channel = shared_zygote().start(*arguments)
         except (OSError, EOFError) as error:

@@ -13,27 +13,29 @@ from collections.abc import Callable
 __all__ = ["SpeedWatch"]
 
 TOLERANCE = 1.15
-"""How far two readings of one speed may be apart, as a ratio."""
 # A second look before a board is called drifted: single readings are disturbed by whatever else runs.
 LOOKS = 3
 FIRST_PAUSE_S = 0.25
-COOLING_S = 6.0
+COOLING_S = 3.0
 
 
 class SpeedWatch:
     """level_us: what the reference takes while the board is as it was; the median of ``LOOKS`` readings unless given.
 
-    read_us: takes one reading. clock, sleep: replaced in tests.
+    read_us: takes one reading. tolerance: how far two readings of one speed may be apart, as a ratio. clock, sleep:
+    replaced in tests.
     """
 
     def __init__(
         self,
         read_us: Callable[[], float],
         level_us: float | None = None,
+        tolerance: float = TOLERANCE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._read_us = read_us
+        self._tolerance = tolerance
         self._clock = clock
         self._sleep = sleep
         self.level_us = statistics.median(read_us() for _ in range(LOOKS)) if level_us is None else level_us
@@ -44,7 +46,7 @@ class SpeedWatch:
         """Whether one of ``LOOKS`` readings is near the level."""
         for _ in range(LOOKS):
             self.reading_us = self._read_us()
-            if _near(self.reading_us, self.level_us):
+            if self._near():
                 return True
         return False
 
@@ -59,11 +61,11 @@ class SpeedWatch:
             self._sleep(pause_s)
             pause_s *= 2
 
+    def _near(self) -> bool:
+        slower_us, faster_us = max(self.reading_us, self.level_us), min(self.reading_us, self.level_us)
+        return slower_us <= self._tolerance * faster_us
+
     @property
     def pace(self) -> float:
         """The board's speed in the last reading, as a share of its level's; 0.5 is half as fast."""
         return self.level_us / self.reading_us
-
-
-def _near(one_us: float, other_us: float) -> bool:
-    return max(one_us, other_us) <= TOLERANCE * min(one_us, other_us)

@@ -11,7 +11,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 FAULTS_TO_QUARANTINE = 3
 QUARANTINE_S = 300.0
-_BRIEF = 200
+_BRIEF = 300
+_ANNOUNCEMENT = "Error caught from RPC call:"
 
 
 class BoardFault(Exception):
@@ -27,8 +28,10 @@ class BoardFault(Exception):
 
 
 def brief(error: BaseException) -> str:
-    """The error in one line: TVM appends a trace of the board's stack."""
+    """The error in one line: TVM appends a trace of the board's stack, and announces what a board raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(_ANNOUNCEMENT):
+        lines = lines[1:]
     return f"{type(error).__name__}: {lines[0][:_BRIEF]}" if lines else type(error).__name__
 
 

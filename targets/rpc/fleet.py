@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from hapi_tvm.targets.rpc.crew import Crew
 from hapi_tvm.targets.rpc.dispatch import Dispatch, Standing
+from hapi_tvm.targets.rpc.drift import TOLERANCE
 from hapi_tvm.targets.rpc.faults import Health
 from hapi_tvm.targets.rpc.jobs import BoardOutcome, Jobs
 from hapi_tvm.targets.rpc.speeds import Speeds
@@ -26,18 +27,24 @@ WAIT_S = 60.0
 
 
 class Fleet:
-    """device: TVM's name of the boards' device. wait_s: how long to wait while no board can work at all."""
+    """device: TVM's name of the boards' device. wait_s: how long to wait while no board can work at all.
+
+    tolerance: a job is done again where the reference kernel's times before and after it are further apart than this
+    ratio; inf takes jobs as they come.
+    """
 
     def __init__(
         self,
         tracker: Tracker,
         device: str = "cpu",
         wait_s: float = WAIT_S,
+        tolerance: float = TOLERANCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tracker = tracker
         self._one_map = threading.Lock()
-        self._standing = Standing(tracker.key, wait_s, clock, Crew(tracker, device), Health(), Speeds())
+        crew = Crew(tracker, device, tolerance)
+        self._standing = Standing(tracker.key, wait_s, clock, crew, Health(), Speeds())
 
     def map(
         self,

@@ -34,13 +34,16 @@ IDLE_S = 30.0
 REDOS = 1
 
 
-def work(channel: socket.socket, tracker: Tracker, device: str, session_s: float, folder: str) -> None:
-    """session_s: of the session, at most. folder: where reference kernels are kept, on this machine."""
+def work(
+    channel: socket.socket, tracker: Tracker, device: str, tolerance: float, session_s: float, folder: str
+) -> None:
+    """tolerance: as ``SpeedWatch`` takes it. session_s: of the session, at most. folder: where reference kernels are
+    kept, on this machine."""
     grant = _ask(channel, tracker)
     send(channel, Granted(grant.name))
     known_us = receive(channel).level_us
     try:
-        bench = _Bench(open_board(grant, device, session_s), folder, known_us)
+        bench = _Bench(open_board(grant, device, session_s), folder, tolerance, known_us)
         send(channel, Ready(bench.level_us, bench.note))
         while _job_came(channel):
             send(channel, bench.do(receive(channel), channel))
@@ -91,7 +94,7 @@ class _Bench:
     level_us: what the reference kernel takes on it; None where there is none for its architecture, and note says why.
     """
 
-    def __init__(self, board: Board, folder: str, known_us: float | None) -> None:
+    def __init__(self, board: Board, folder: str, tolerance: float, known_us: float | None) -> None:
         self._board = board
         self._reference: Reference | None = None
         self._watch: SpeedWatch | None = None
@@ -103,7 +106,7 @@ class _Bench:
                 self.note = f"its speed and its numbers are not watched: {error}"
                 return
             self._reference = Reference(board, library)
-            self._watch = SpeedWatch(self._reference.read_us, known_us)
+            self._watch = SpeedWatch(self._reference.read_us, known_us, tolerance)
 
     @property
     def level_us(self) -> float | None:

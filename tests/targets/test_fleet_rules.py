@@ -161,12 +161,12 @@ def test_a_changed_speed_is_drift_both_ways(factor):
 
 
 def test_a_hot_board_is_waited_for_and_keeps_its_level():
-    processor = Processor(lambda now_s: 200.0 if 1 < now_s < 4 else 100.0)
+    processor = Processor(lambda now_s: 200.0 if 1 < now_s < 2.5 else 100.0)
     watch = processor.watch()
     processor.sleep(1)
     assert not watch.steady()
     watch.settle()
-    assert watch.level_us == 100.0 and processor.now_s >= 4
+    assert watch.level_us == 100.0 and processor.now_s >= 2.5
 
 
 def test_a_board_that_stays_slow_gets_a_new_level_within_bounds():

@@ -21,6 +21,7 @@ from hapi_tvm.overheads import measure_overheads
 from hapi_tvm.passes.kernel_timeline import KernelTimeline
 from hapi_tvm.passes.piece_timeline import PieceTimeline
 from hapi_tvm.targets.rpc.fleet import shared_fleet
+from hapi_tvm.tuning import Trial, best_schedules, tune
 from tests import boards, place_jobs
 from tests.boards import KEY
 from tests.passes import networks, timelines
@@ -99,6 +100,15 @@ def test_measured_kernels_are_kept_by_the_name_of_the_target(target, tmp_path):
 
 
 KERNELS = {"sum": samples.add_relu(1, 7), "dense": samples.dense(64, 10)}
+
+
+def test_candidates_are_tuned_where_they_will_run(target, tmp_path):
+    wanted = [Kernel(kernel_key(KERNELS["dense"]), "dense", KERNELS["dense"])]
+    trials: list[Trial] = []
+    tune(wanted, target, tmp_path, trials=3, seed=0, on_trial=trials.append)
+    assert len(trials) == 3 and any(trial.median_us is not None for trial in trials)
+    best = best_schedules(wanted, target, tmp_path)[wanted[0].key]
+    assert differences([(KERNELS["dense"], best.func)], target) == [None]
 
 
 def doubled_sum() -> tvm.tirx.PrimFunc:
