@@ -90,8 +90,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(condition, what: str) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
+def until(condition, what: str, patience_s: float = _PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline_s, f"waited in vain until {what}"
         time.sleep(0.05)
