@@ -15,6 +15,7 @@ import argparse
 import getpass
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,8 +42,8 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = """#!/bin/sh
 # AArch64 Python with TVM, emulated. It is its own sys.executable, so that what it starts is emulated too.
 unset LD_LIBRARY_PATH LD_PRELOAD
-export PYTHONHOME='{root}/usr' PYTHONPATH='{site}'
-exec '{qemu}' -L '{root}' -0 '{python}' '{root}/usr/bin/python{version}' "$@"
+export PYTHONHOME={root}/usr PYTHONPATH={site}
+exec {qemu} -L {root} -0 {python} {root}/usr/bin/python{version} "$@"
 """
 SERVER = """
 import sys
@@ -167,7 +168,8 @@ def install_wheels(site: pathlib.Path) -> None:
 def write_python(folder: pathlib.Path, qemu: str) -> None:
     python = folder / "python"
     paths = {"root": folder / "root", "site": folder / "site", "qemu": qemu, "python": python}
-    python.write_text(PYTHON.format(**paths, version=PYTHON_VERSION))
+    quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+    python.write_text(PYTHON.format(**quoted, version=PYTHON_VERSION))
     python.chmod(0o755)
 
 

@@ -72,7 +72,7 @@ def target() -> Iterator[targets.Target]:
         command = [sys.executable, str(SCRIPT), "serve", "--tracker", tracker.address, "--key", KEY]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
-            boards.until(lambda: KEY in summary(tracker).boards, "the emulated board is registered")
+            boards.until(lambda: KEY in summary(tracker).boards, "the emulated board is registered", patience_s=240)
             yield targets.arm(tracker.address, KEY, mcpu="cortex-a72")
         finally:
             shared_fleet(replace(tracker, key=KEY)).close()
