@@ -47,5 +47,6 @@ def compile_module(
     scheduled_module = target.finish(tvm.IRModule(functions, attrs=module.attrs))
     try:
         return tvm.compile(scheduled_module, target.tvm_target, relax_pipeline=to_virtual_machine())
-    except tvm.error.TVMError as error:
+    # InternalError, ValueError, TypeError: whatever the compiler's part raises.
+    except Exception as error:
         raise BuildError(f"TVM could not compile the design for {target.name}: {error}") from error
