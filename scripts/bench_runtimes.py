@@ -116,13 +116,20 @@ def _summary(samples_us: list[float]) -> Timing:
     return Timing(float(median), (float(first), float(third)))
 
 
-def wait_until_quiet() -> None:
-    """Sleep until no thread of this process computes; idle workers spin for up to tens of milliseconds."""
-    deadline_s = time.perf_counter() + QUIET_LIMIT_MS / 1e3
-    while time.perf_counter() < deadline_s:
-        used_s = time.process_time()
-        time.sleep(QUIET_MS / 1e3)
-        if time.process_time() - used_s < 0.1 * QUIET_MS / 1e3:
+def wait_until_quiet(
+    clock: Callable[[], float] = time.perf_counter,
+    computed: Callable[[], float] = time.process_time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Sleep until no thread of this process computes; idle workers spin for up to tens of milliseconds.
+
+    computed: processor seconds of this process so far.
+    """
+    deadline_s = clock() + QUIET_LIMIT_MS / 1e3
+    while clock() < deadline_s:
+        used_s = computed()
+        sleep(QUIET_MS / 1e3)
+        if computed() - used_s < 0.1 * QUIET_MS / 1e3:
             return
 
 

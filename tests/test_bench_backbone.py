@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -93,18 +92,18 @@ def test_turns_are_timed_per_call_whatever_a_call_lasts():
         assert timing.quartiles_us[0] <= timing.median_us <= timing.quartiles_us[1]
 
 
-def test_waits_until_spinning_threads_are_asleep():
-    stop_s = time.perf_counter() + 0.05
-    spinner = threading.Thread(target=_spin_until, args=(stop_s,))
-    spinner.start()
-    bench_runtimes.wait_until_quiet()
-    assert time.perf_counter() >= stop_s
-    spinner.join()
+@pytest.mark.parametrize(("spun_s", "expected_s"), [(0.05, 0.05), (1e9, bench_runtimes.QUIET_LIMIT_MS / 1e3)])
+def test_waits_until_spinning_threads_are_asleep_or_patience_ends(spun_s, expected_s):
+    """A thread that spins for so long, on a clock that moves by sleeping."""
+    now_s = 0.0
 
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
 
-def _spin_until(stop_s: float) -> None:
-    while time.perf_counter() < stop_s:
-        pass
+    bench_runtimes.wait_until_quiet(lambda: now_s, lambda: min(now_s, spun_s), sleep)
+    step_s = bench_runtimes.QUIET_MS / 1e3
+    assert expected_s <= now_s <= expected_s + 2 * step_s
 
 
 def test_the_error_is_that_of_the_logits_whatever_the_softmax_saturates():
