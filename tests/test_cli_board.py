@@ -132,8 +132,10 @@ def test_targets_lists_families_devices_and_boards(at):
         assert part in done.stdout
 
 
+# A shell that starts a test run in the background lets it ignore SIGINT, and its children too.
 _MAPPING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.modules["torch"] = None
 from hapi_tvm.targets.rpc.fleet import shared_fleet
 from hapi_tvm.targets.rpc.tracker import Tracker
