@@ -11,6 +11,7 @@ HapiError
 ├── RunBusy             another process builds in the run folder
 ├── TargetError         the target is unknown or cannot be used here
 ├── BuildError          the compiler refused, or a kernel computes wrong numbers
+├── MissingCompiler     no compiler on this machine links for the target
 ├── MissingPackage      what was asked for needs a package of an extra that is not installed
 └── ArtifactError       the ``.so`` is no artifact of ours, or was fed something it does not take
 """
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "HapiError",
     "InfeasibleSLA",
+    "MissingCompiler",
     "MissingPackage",
     "ModelError",
     "NoLegalCut",
@@ -84,6 +86,10 @@ class TargetError(HapiError):
 
 
 class BuildError(HapiError):
+    pass
+
+
+class MissingCompiler(HapiError):
     pass
 
 

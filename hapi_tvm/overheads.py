@@ -34,9 +34,10 @@ class Overheads:
 
 def measure_overheads(target: Target) -> Overheads:
     """Time chains of empty kernels that differ in length, and a router of empty segments and exits."""
+    routed = Route(target.tvm_target)(_empty_segments())
     one, many, router = (
         _timed(VirtualMachine(compile_module(module, {}, target), target.device()), thresholds)
-        for module, thresholds in ((_chain(1), 0), (_chain(1 + CALLS), 0), (Route()(_empty_segments()), EXITS))
+        for module, thresholds in ((_chain(1), 0), (_chain(1 + CALLS), 0), (routed, EXITS))
     )
     samples_us: list[tuple[float, float, float]] = [(one(), many(), router()) for _ in range(REPEATS)]
     short_us, long_us, routed_us = (statistics.median(column) for column in zip(*samples_us, strict=True))

@@ -22,6 +22,7 @@ from hapi_tvm.processor import missing_flags
 __all__ = ["Answer", "Artifact", "load"]
 
 FORMAT = 1  # of the manifest; a reader refuses any other
+_WITHOUT_CUDA = "a library for a GPU takes NVIDIA's driver and CUDA's runtime where it is loaded: `nvidia-smi` shows both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,16 @@ class Answer:
 class Artifact:
     """A compiled early-exit classifier. Made by ``load``. Not for use by several threads at once."""
 
-    def __init__(self, path: pathlib.Path, machine: VirtualMachine, manifest: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        machine: VirtualMachine,
+        manifest: Mapping[str, Any],
+        device: tvm.runtime.Device | None = None,
+    ):
+        """device: where the kernels run; None stands for the CPU."""
         self.path = path
+        self.device = device or tvm.cpu()
         self.manifest = manifest
         self.thresholds = np.array([placed["threshold"] for placed in manifest["exits"]], np.float32)
         self.input_shape = tuple(manifest["input_shape"])
@@ -64,7 +73,7 @@ class Artifact:
     def prepare(
         self, image: np.ndarray, thresholds: Sequence[float] | None = None
     ) -> list[tvm.runtime.Tensor]:
-        """Checked inputs of ``run``, on the device."""
+        """Checked inputs of ``run``: the image on the device, thresholds on the host, which decides the exits."""
         image = np.asarray(image)
         if image.dtype == np.uint8:
             image = image.astype(np.float32) / np.float32(255)
@@ -78,7 +87,7 @@ class Artifact:
         if not np.isfinite(image).all():
             where = [int(i) for i in np.argwhere(~np.isfinite(image))[0]]
             raise ArtifactError(f"predict: image{where} is {image[tuple(where)]}; every value must be finite")
-        inputs = [tvm.runtime.tensor(np.ascontiguousarray(image.reshape(self.input_shape)))]
+        inputs = [tvm.runtime.tensor(np.ascontiguousarray(image.reshape(self.input_shape)), self.device)]
         return inputs + self._prepared_thresholds(thresholds)
 
     def _prepared_thresholds(self, thresholds: Sequence[float] | None) -> list[tvm.runtime.Tensor]:
@@ -115,16 +124,19 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
     One that was compiled for several threads sets ``TVM_NUM_THREADS``, which sizes the pool that TVM makes with the
     first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none
-    of ours, or compiled for instructions that this processor lacks.
+    of ours, or compiled for instructions that this processor lacks, or for a GPU that this machine lacks.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
     try:
-        machine = VirtualMachine(_load_library(path), tvm.cpu())
+        library = _load_library(path)
+        # The manifest needs no device, and says which one the rest needs.
+        machine = VirtualMachine(library, tvm.cpu())
     except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
         first = str(error).strip().splitlines()[-1]
-        raise ArtifactError(f"{path}: not a library that can be loaded here ({first})") from error
+        hint = f"; {_WITHOUT_CUDA}" if "cuda" in first.lower() else ""
+        raise ArtifactError(f"{path}: not a library that can be loaded here ({first}){hint}") from error
     try:
         manifest = json.loads(machine["hapi_manifest"]())
         found = manifest.get("format")
@@ -139,7 +151,12 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         )
     if (threads := manifest.get("threads", 1)) > 1:
         os.environ.setdefault(VARIABLE, str(threads))
-    return Artifact(path, machine, manifest)
+    if manifest.get("device") != "cuda":
+        return Artifact(path, machine, manifest)
+    device = tvm.cuda(0)
+    if not device.exist:
+        raise ArtifactError(f"{path}: compiled for {manifest['target']}, and this machine shows no GPU; {_WITHOUT_CUDA}")
+    return Artifact(path, VirtualMachine(library, device), manifest, device)
 
 
 def _load_library(path: pathlib.Path) -> tvm.runtime.Module:

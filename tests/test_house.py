@@ -26,7 +26,7 @@ class Layer:
 
 
 STAGES = (
-    "algorithms calibration choices choosing compiling costing dataset_files datasets exits export_check features "
+    "algorithms branch_arrays calibration choices choosing compiling costing dataset_files datasets exits export_check features "
     "frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database kernel_search kernels measuring "
     "network overheads reference reference_ops training tuning turns verifying"
 )
@@ -40,7 +40,7 @@ LAYERS = {
     "terminal": Layer(("progress",), ("records",), ("rich",)),
     "compat": Layer(("tvm_compat",), ("records",), ("tvm", "tvm_ffi")),
     "passes": Layer(("passes",), ("records", "compat", "passes"), ("numpy", "tvm", "tvm_ffi")),
-    "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm")),
+    "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm", "tvm_ffi")),
     "certify": Layer(("certify",), ("records", "certify"), ("numpy", "scipy")),
     "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
     "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
@@ -50,7 +50,7 @@ LAYERS = {
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "cli_options", "cli_search", "report", "researching"),
+        ("backbone_build", "building", "cli", "cli_options", "cli_search", "porting", "report", "researching"),
         ("facade", "records", "terminal", "passes", "targets", "certify", "search", "runtime", "stages", "top"),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),
