@@ -22,7 +22,7 @@ from hapi_tvm.processor import missing_flags
 __all__ = ["Answer", "Artifact", "load"]
 
 FORMAT = 1  # of the manifest; a reader refuses any other
-_WITHOUT_CUDA = "a library for a GPU takes NVIDIA's driver and CUDA's runtime where it is loaded: `nvidia-smi` shows both"
+_WITHOUT_CUDA = "a library for a GPU is loaded where NVIDIA's driver and CUDA's runtime are: `nvidia-smi` shows the GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         return Artifact(path, machine, manifest)
     device = tvm.cuda(0)
     if not device.exist:
-        raise ArtifactError(f"{path}: compiled for {manifest['target']}, and this machine shows no GPU; {_WITHOUT_CUDA}")
+        raise ArtifactError(f"{path}: compiled for {manifest['target']}, and no GPU is found here; {_WITHOUT_CUDA}")
     return Artifact(path, VirtualMachine(library, device), manifest, device)
 
 

@@ -64,14 +64,18 @@ class CudaTarget:
     def needed_flags(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def has_device(self) -> bool:
+        """Whether a GPU is here to run what is compiled."""
+        return tvm.cuda(0).exist
+
     def device(self) -> tvm.runtime.Device:
-        device = tvm.cuda(0)
-        if not device.exist:
+        if not self.has_device:
             raise TargetError(
                 f"{self.name} has no device here: TVM finds no GPU of NVIDIA's, so it compiles and runs nothing. "
                 "`nvidia-smi` shows whether the driver is there; hapi_tvm.port compiles a finished run for it"
             )
-        return device
+        return tvm.cuda(0)
 
     def builder(self) -> CudaBuilder:
         return CudaBuilder(usable_cores(), self.nvcc)

@@ -26,9 +26,9 @@ class Layer:
 
 
 STAGES = (
-    "algorithms branch_arrays calibration choices choosing compiling costing dataset_files datasets exits export_check features "
-    "frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database kernel_search kernels measuring "
-    "network overheads reference reference_ops training tuning turns verifying"
+    "algorithms branch_arrays calibration choices choosing compiling costing dataset_files datasets exits "
+    "export_check features frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database "
+    "kernel_search kernels measuring network overheads reference reference_ops training tuning turns verifying"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
