@@ -32,13 +32,8 @@ ARCHITECTURES = (
 # Names of code for one chip or one family alone: sm_90a, sm_100f.
 SUFFIXES = "af"
 SOURCE = "source"
-# Of every architecture here, without asking the driver for more: what all of TVM's tags of such GPUs say.
-LIMITS = {
-    "max_shared_memory_per_block": 49152,
-    "max_threads_per_block": 1024,
-    "thread_warp_size": 32,
-    "registers_per_block": 65536,
-}
+# Of every architecture here, without asking the driver for more: the least that TVM's tags of such GPUs say.
+LIMITS = {"max_shared_memory_per_block": 49152, "max_threads_per_block": 1024, "thread_warp_size": 32}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 
+from hapi_tvm.errors import BuildError
 from hapi_tvm.tvm_compat import private_copy
 
 __all__ = ["gpu_default_schedule", "gpu_space", "is_bound", "schedule_unbound"]
@@ -55,16 +56,25 @@ def is_bound(func: tirx.PrimFunc) -> bool:
 
 
 def schedule_unbound(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """``module`` where every kernel without threads has its default schedule; host functions are left alone."""
+    """``module`` where every kernel without threads has its default schedule; host functions are left alone.
+
+    Raises BuildError for a kernel that no rule fits: TVM would compile it for the host, to read the GPU's memory.
+    """
     functions = {}
     for var, func in module.functions_items():
         if isinstance(func, tirx.PrimFunc) and not func.attrs.get(HOST_FUNCTION) and not is_bound(func):
-            func = _scheduled(func, target)
+            func = _scheduled(var.name_hint, func, target)
         functions[var] = func
     return tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
 
 
-def _scheduled(func: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
+def _scheduled(name: str, func: tirx.PrimFunc, target: tvm.target.Target) -> tirx.PrimFunc:
     alone = private_copy(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
-    schedule = gpu_default_schedule(alone["main"], target)
-    return func if schedule is None else schedule.mod["main"].with_attrs(dict(func.attrs))
+    try:
+        schedule, reason = gpu_default_schedule(alone["main"], target), "none fits"
+    # A rule's mistake surfaces as any type that TVM or the rule raises.
+    except Exception as error:
+        schedule, reason = None, str(error).strip()
+    if schedule is None or not is_bound(schedule.mod["main"]):
+        raise BuildError(f"no rule binds kernel {name} to a GPU's threads ({reason}); report the model")
+    return schedule.mod["main"].with_attrs(dict(func.attrs))

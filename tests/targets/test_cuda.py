@@ -73,15 +73,11 @@ def test_describes_the_device():
     assert SOURCE == targets.cuda("sm_90", compiler="source")
 
 
-def test_limits_are_those_of_all_tags_of_such_gpus():
-    tags = tvm.target.list_tags()
-    found = 0
-    for tag in tags.values():
-        arch = str(tag.attrs.get("arch", ""))
-        if tag.kind.name == "cuda" and arch.rstrip("af") in ARCHITECTURES:
-            found += 1
-            assert {name: int(tag.attrs[name]) for name in LIMITS} == LIMITS
-    assert found > 50
+def test_limits_are_the_least_of_all_tags_of_such_gpus():
+    tags = [tag for tag in tvm.target.list_tags().values() if tag.kind.name == "cuda"]
+    ours = [tag for tag in tags if str(tag.attrs["arch"]).rstrip("af") in ARCHITECTURES]
+    for name, limit in LIMITS.items():
+        assert min(int(tag.attrs[name]) for tag in ours) == limit
 
 
 @pytest.mark.parametrize("arch", ["sm_91", "sm_9", "90", "", "compute_90", "sm_90x", "SM_90"])
@@ -250,11 +246,14 @@ def test_candidates_of_the_space_are_compiled_in_forks():
         module,
         target=target.tvm_target,
         space_generator=target.space(module["main"]),
-        search_strategy=ms.search_strategy.EvolutionarySearch(population_size=8, init_min_unmeasured=2),
+        search_strategy=ms.search_strategy.EvolutionarySearch(
+            population_size=16, init_min_unmeasured=4, genetic_num_iters=1
+        ),
         rand_state=1,
         num_threads=1,
     )
-    context.pre_tuning(8, 2, context.generate_design_space(), ms.database.MemoryDatabase(), ms.cost_model.RandomModel())
+    spaces = context.generate_design_space()
+    context.pre_tuning(64, 4, spaces, ms.database.MemoryDatabase(), ms.cost_model.RandomModel())
     candidates = list(context.generate_measure_candidates())[:2]
     context.post_tuning()
     assert candidates and all(is_bound(candidate.sch.mod["main"]) for candidate in candidates)
@@ -266,9 +265,29 @@ def test_candidates_of_the_space_are_compiled_in_forks():
         remove_library(str(path))
 
 
+@T.prim_func(s_tir=True)
+def refused(a: T.Buffer((32,), "float32"), b: T.Buffer((32,), "float32")):
+    """An intrinsic with too few arguments."""
+    for i in T.thread_binding(32, thread="threadIdx.x"):
+        with T.sblock("call"):
+            v = T.axis.spatial(32, i)
+            b[v] = T.call_intrin("float32", "tirx.tvm_load_matrix_sync", a[v])
+
+
 def test_a_candidate_that_does_not_compile_is_one_failed_result():
-    (result,) = SOURCE.builder().build([ms.builder.BuilderInput(workload(dense()), SOURCE.tvm_target)])
-    assert result.artifact_path is None and "thread" in str(result.error_msg).lower()
+    (result,) = SOURCE.builder().build([ms.builder.BuilderInput(workload(refused), SOURCE.tvm_target)])
+    assert result.artifact_path is None and "Check failed" in str(result.error_msg)
+
+
+def test_a_kernel_that_no_rule_fits_is_an_error():
+    """TVM would compile it without a word, for the host."""
+
+    @T.prim_func(s_tir=True)
+    def opaque(a: T.Buffer((4,), "float32")):
+        T.evaluate(T.call_extern("int32", "hapi_no_such_function", a.data))
+
+    with pytest.raises(BuildError, match="no rule binds kernel opaque"):
+        schedule_unbound(tvm.IRModule({"opaque": opaque}), SOURCE.tvm_target)
 
 
 def test_a_kernels_library_holds_its_source(tmp_path):
