@@ -97,7 +97,7 @@ class CudaTarget:
 def cuda(arch: str | None = None, *, compiler: str | None = None) -> CudaTarget:
     """NVIDIA's GPUs of one architecture, such as "sm_90"; None takes the one of this machine's first GPU.
 
-    compiler: name or path of the nvcc that makes machine code; "source" to leave the kernels as source. None takes the
+    compiler: path of the nvcc that makes machine code; "source" to leave the kernels as source. None takes the
     nvcc of this machine, and source where it has none; the log says which. Compiling takes no GPU.
 
     Raises TargetError for an architecture that is unknown to TVM or to that nvcc, and where ``arch`` is None without a

@@ -9,7 +9,8 @@ import tvm
 
 __all__ = ["DeviceCode", "device_code"]
 
-_KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(")
+# A definition; each kernel is declared once more before it.
+_KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\([^;{]*\{")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from hapi_tvm.errors import MissingCompiler
 
 __all__ = ["architectures_of", "find_nvcc"]
 
+NAME = "nvcc"
 # The wheels unpack their compiler to this place among the installed packages.
-WHEELS, IN_WHEELS = "nvidia", pathlib.Path("cu13", "bin", "nvcc")
+WHEELS, IN_WHEELS = "nvidia", pathlib.Path("cu13", "bin", NAME)
 ADVICE = (
     "`pip install nvidia-cuda-nvcc nvidia-cuda-cccl` brings one, as does the CUDA toolkit; set CUDA_HOME where it is "
     "not on the PATH. Or give compiler='source': the library then holds CUDA source, compiled where it is loaded"
@@ -25,23 +26,29 @@ ADVICE = (
 def find_nvcc(asked: str | None = None) -> str | None:
     """The path of nvcc, or None where this machine has none.
 
-    asked: its name or path, to take no other. Otherwise the PATH is searched, then CUDA_HOME and CUDA_PATH, then the
-    wheels. Raises MissingCompiler where ``asked`` is no program.
+    asked: its path, or "nvcc" for the one on the PATH, to take no other. Otherwise the PATH is searched, then
+    CUDA_HOME and CUDA_PATH, then the wheels. Raises MissingCompiler where ``asked`` is no program of that name.
     """
     if asked is not None:
-        found = shutil.which(asked)
-        if found is None:
-            raise MissingCompiler(f"compiler={asked!r} is no program on this machine: {ADVICE}")
-        return found
+        return _checked(asked)
     return next((str(path) for path in _places() if os.access(path, os.X_OK)), None)
 
 
+def _checked(asked: str) -> str:
+    found = shutil.which(asked)
+    if found is None:
+        raise MissingCompiler(f"compiler={asked!r} is no program on this machine: {ADVICE}")
+    if pathlib.Path(found).name != NAME:
+        raise MissingCompiler(f"compiler={asked!r} must be called {NAME}: TVM calls it by that name. Give its path")
+    return found
+
+
 def _places() -> Iterator[pathlib.Path]:
-    if on_the_path := shutil.which("nvcc"):
+    if on_the_path := shutil.which(NAME):
         yield pathlib.Path(on_the_path)
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if root := os.environ.get(variable):
-            yield pathlib.Path(root, "bin", "nvcc")
+            yield pathlib.Path(root, "bin", NAME)
     wheels = importlib.util.find_spec(WHEELS)
     for folder in (wheels.submodule_search_locations or ()) if wheels is not None else ():
         yield folder / IN_WHEELS

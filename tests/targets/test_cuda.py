@@ -117,9 +117,35 @@ def test_a_compiler_that_is_not_there_is_its_own_error():
         targets.cuda("sm_90", compiler="/opt/no/nvcc")
 
 
-def test_a_program_that_is_no_nvcc_is_told():
-    with pytest.raises(MissingCompiler, match="is no nvcc that works"):
+def test_a_program_of_another_name_is_refused():
+    with pytest.raises(MissingCompiler, match="must be called nvcc"):
         targets.cuda("sm_90", compiler=shutil.which("true"))
+
+
+def program(folder: pathlib.Path, script: str) -> str:
+    path = folder / "nvcc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_program_that_is_no_nvcc_is_told(tmp_path):
+    with pytest.raises(MissingCompiler, match="is no nvcc that works .*nothing of the kind"):
+        targets.cuda("sm_90", compiler=program(tmp_path, "echo nothing of the kind"))
+
+
+@needs_nvcc
+def test_the_nvcc_asked_for_compiles_without_fast_math(tmp_path):
+    """One that writes down how it is called."""
+    arguments = tmp_path / "arguments"
+    asked = program(tmp_path, f'echo "$@" >> {arguments}\nexec "{NVCC}" "$@"')
+    target = targets.cuda("sm_90", compiler=asked)
+    scheduled = target.default_schedule(workload(softmax())["main"]).mod
+    with target.compiling():
+        compiled = tvm.tirx.build(scheduled, target=target.tvm_target)
+    (call,) = [line for line in arguments.read_text().splitlines() if "--list" not in line]
+    assert "code=sm_90" in call and "fast_math" not in call
+    assert [module.kind for module in compiled.imports] == ["cuda"]
 
 
 def test_without_nvcc_the_source_is_embedded_and_the_log_says_so(monkeypatch, caplog, tmp_path):
@@ -141,16 +167,14 @@ def test_nvcc_is_found_and_the_log_names_it(caplog):
 
 @needs_nvcc
 def test_nvcc_is_found_under_cuda_home(monkeypatch, tmp_path):
-    home = tmp_path / "toolkit"
-    (home / "bin").mkdir(parents=True)
-    (home / "bin" / "nvcc").write_text(f'#!/bin/sh\nexec "{NVCC}" "$@"\n')
-    (home / "bin" / "nvcc").chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    at_home = program(tmp_path / "bin", f'exec "{NVCC}" "$@"')
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     if shutil.which("nvcc"):
         pytest.skip("needs a machine without nvcc in /usr/bin")
-    monkeypatch.setenv("CUDA_HOME", str(home))
-    assert find_nvcc() == str(home / "bin" / "nvcc")
-    assert "sm_90" in architectures_of(str(home / "bin" / "nvcc"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert find_nvcc() == at_home
+    assert "sm_90" in architectures_of(at_home)
 
 
 @needs_nvcc
