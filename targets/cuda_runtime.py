@@ -60,8 +60,8 @@ def load_cuda_runtime(nvcc: str) -> None:
             ctypes.CDLL(str(_runtime()))
         except OSError as error:
             raise TargetError(
-                f"TVM's CUDA runtime cannot be loaded here: {error}. It takes {CUDART}, which `pip install "
-                "nvidia-cuda-runtime` or a CUDA 13 toolkit brings; or give compiler='source'"
+                f"TVM's CUDA runtime cannot be loaded here: {error}. It takes {CUDART}, which comes with "
+                "`pip install 'nvidia-cuda-nvcc<14'` and with the CUDA 13 toolkit; or give compiler='source'"
             ) from None
 
 

@@ -18,8 +18,8 @@ NAME = "nvcc"
 # The wheels unpack their compiler to this place among the installed packages.
 WHEELS, IN_WHEELS = "nvidia", pathlib.Path("cu13", "bin", NAME)
 ADVICE = (
-    "`pip install nvidia-cuda-nvcc nvidia-cuda-cccl` brings one, as does the CUDA toolkit; set CUDA_HOME where it is "
-    "not on the PATH. Or give compiler='source': the library then holds CUDA source, compiled where it is loaded"
+    "`pip install 'nvidia-cuda-nvcc<14'` brings one, as does the CUDA 13 toolkit; set CUDA_HOME where that is not on "
+    "the PATH. Or give compiler='source': the library then holds CUDA source, compiled where it is loaded"
 )
 
 

@@ -5,6 +5,7 @@ Without a GPU the same module runs on the CPU, threads one after the other, and 
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import pathlib
 import re
@@ -43,11 +44,11 @@ CUBIN = re.compile(rb"\x7fELF\x02.{11}.{2}\xbe\x00", re.DOTALL)
 
 
 class Network:
-    """A small ResNet with two exits, lowered for CUDA."""
+    """A backbone with two exits, lowered for CUDA. spacing: of the candidates."""
 
-    def __init__(self, database: pathlib.Path):
-        self.backbone: Backbone = import_model(to_onnx(FAMILIES["resnet"]()))
-        self.graph: ExitGraph = exit_graph(self.backbone)
+    def __init__(self, backbone: Backbone, database: pathlib.Path, spacing: float = 0.0):
+        self.backbone = backbone
+        self.graph: ExitGraph = exit_graph(backbone, spacing)
         self.weights = branch_weights(self.graph)
         self.kept: tuple[Option, ...] = two_exits(self.graph)
         self.tensors = [candidate.tensor for candidate in self.graph.candidates]
@@ -74,7 +75,8 @@ class Network:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Network:
-    return Network(tmp_path_factory.mktemp("database"))
+    """A small ResNet."""
+    return Network(import_model(to_onnx(FAMILIES["resnet"]())), tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture(scope="module", params=["source", "nvcc"])
@@ -120,6 +122,13 @@ def test_the_module_lists_the_kernels_and_no_gate(network, compiled):
     assert len(set(launched)) == len(launched)
     stems = {re.sub(r"_kernel(_\d+)?$", "", name) for name in launched}
     assert stems == called_kernels(network.scheduled())
+
+
+def test_the_embedded_example_compiles_and_lists_its_kernels(target, tmp_path):
+    model = importlib.resources.files("hapi_tvm") / "data" / "resnet56_fashion_mnist.onnx"
+    example = Network(import_model(str(model)), tmp_path, spacing=0.05)
+    launched = device_code(example.compiled(target)).kernels
+    assert {re.sub(r"_kernel(_\d+)?$", "", name) for name in launched} == called_kernels(example.scheduled())
 
 
 def test_a_module_for_the_cpu_lists_none(network):
