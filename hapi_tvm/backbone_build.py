@@ -100,7 +100,7 @@ def export_checked(
     """
     with tempfile.TemporaryDirectory(prefix=".hapi-tvm-", dir=library.parent) as folder:
         unchecked = pathlib.Path(folder) / library.name
-        compiled.export_library(str(unchecked))
+        target.reach.export(compiled, unchecked)
         check_answer(unchecked, backbone, tuned, target)
         unchecked.replace(library)
 

@@ -28,13 +28,12 @@ from hapi_tvm.hashing import digest
 from hapi_tvm.importing import Backbone
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
-from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import stage
 from hapi_tvm.records import SLA, CalibrationTable, Certificate, Design, ExitGraph, Ladder, LatencyTable, Option
 from hapi_tvm.report.collect import RunRecords, collect, design_kernels
 from hapi_tvm.report.files import read_report, write_report
 from hapi_tvm.runfolder import RunFolder
-from hapi_tvm.runtime import Artifact, load
+from hapi_tvm.runtime import Artifact, load, unloaded
 from hapi_tvm.search import ladder, pareto, search
 from hapi_tvm.targets import Target
 from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
@@ -170,7 +169,11 @@ class _Run:
                 size_bytes = self.compile("model.so", costs, chosen.key, chosen)
                 note(f"model.so, {size_bytes / 2**20:.1f} MiB")
             self._verify(graph, weights, branches_key, calibration, latency, chosen)
-        return load(self.folder.path("model.so"))
+        return self._opened("model.so")
+
+    def _opened(self, name: str) -> Artifact:
+        path = self.folder.path(name)
+        return unloaded(path) if self.target.reach.remote else load(path)
 
     def _exits(self) -> ExitGraph:
         """The candidates; none at all where the network has no legal cut and the SLA wants no exit."""
@@ -284,9 +287,13 @@ class _Run:
             return False
         try:
             read_report(self.folder.folder)
-            return load(self.folder.path("model.so")).manifest["design_key"] == design_key
+            return self.is_made("model.so", design_key)
         except hapi_tvm.HapiError:
             return False
+
+    def is_made(self, name: str, key: str) -> bool:
+        """Whether the library ``name`` is that of ``key``. Raises HapiError where there is none."""
+        return self._opened(name).manifest["design_key"] == key
 
     def dump_dir(self, part: str) -> pathlib.Path | None:
         return None if self.settings.dump_dir is None else self.settings.dump_dir / part
@@ -303,7 +310,7 @@ class _Run:
             self.dump_dir(pathlib.Path(name).stem),
         )
         with self.folder.writing(name) as path:
-            compiled.export_library(str(path))
+            self.target.reach.export(compiled, path)
             check_answer(path, self.backbone, costs.tuned, self.target)
         return self.folder.path(name).stat().st_size
 
@@ -329,8 +336,9 @@ class _Run:
             )
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:
-            artifact, plain = (load(self.folder.path(name)) for name in ("model.so", "backbone.so"))
-            run = with_pool(self.target.threads, lambda: run_test_split(artifact, plain, self.data.test))
+            libraries = (self.folder.path(name) for name in ("model.so", "backbone.so"))
+            thresholds = [placed.threshold for placed in chosen.design.exits]
+            run = run_test_split(*libraries, thresholds, self.data.test, self.target)
             agreement = compare(run, test, chosen.design)
             note(
                 f"{len(run.exit)} samples, {run.latency_us.mean():.0f} us on average "
@@ -350,6 +358,7 @@ class _Run:
                 test=test,
                 run=run,
                 agreement=agreement,
+                machine=self.target.reach.facts(),
                 timings_s=self.timings_s,
                 started=self.started,
             )
@@ -439,16 +448,16 @@ class _Costs:
         run.folder.save("latency", table, self._key)
         return table
 
-    def plain_backbone(self) -> Artifact:
-        """The backbone without exits, from the same kernels: what the artifact is compared with."""
+    def plain_backbone(self) -> pathlib.Path:
+        """The library of the backbone without exits, from the same kernels: what the artifact is compared with."""
         path = self._run.folder.path("backbone.so")
         key = digest("backbone", self._key, schedules_hash(self.schedules))
         try:
-            if load(path).manifest["design_key"] == key:
-                return load(path)
+            if self._run.is_made("backbone.so", key):
+                return path
         except hapi_tvm.HapiError:
             pass  # absent or broken: compiled below
         with stage("compile backbone", self._run.timings_s) as note:
             size_bytes = self._run.compile("backbone.so", self, key)
             note(f"backbone.so, {size_bytes / 2**20:.1f} MiB")
-        return load(path)
+        return path

@@ -30,9 +30,8 @@ from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import try_to_measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.passes.winograd import TILES, ConvolutionShape
-from hapi_tvm.pool import with_pool
 from hapi_tvm.targets import Target
-from hapi_tvm.turns import PlainNetwork, in_turns
+from hapi_tvm.turns import kernels_in_turns, wholes_in_turns
 
 __all__ = ["choose", "kernels_to_tune", "worth_trying"]
 
@@ -136,18 +135,15 @@ def _in_place_us(
     places = algorithms.places(variants)
     if not places:
         return {shape: {} for shape in trials}
-    compiled = [PlainNetwork(network, schedules, target) for network in variants.values()]
-    medians_us = with_pool(target.threads, lambda: in_turns([network.kernels_us for network in compiled]))
+    medians_us = kernels_in_turns(list(variants.values()), schedules, target)
     sums = sum_by_shape(variants, places, dict(zip(variants, medians_us, strict=True)))
     return {shape: sums.get(shape, {}) for shape in trials}
 
 
 def _holds(algorithms: Algorithms, tiles: Tiles, schedules: Mapping[str, Scheduled], target: Target) -> bool:
     """Whether the mixture as a whole computes the same as the direct network, and faster."""
-    mixed, direct = (
-        PlainNetwork(network, schedules, target) for network in (algorithms.network(tiles), algorithms.direct)
-    )
-    error = logit_error(mixed.probabilities(), direct.probabilities())
+    mixed, direct = wholes_in_turns([algorithms.network(tiles), algorithms.direct], schedules, target)
+    error = logit_error(mixed.probabilities, direct.probabilities)
     if not error <= LOGIT_TOLERANCE:
         logger.warning(
             "Winograd is out for %s: the logits differ from the direct network's by %.1e of the largest, %.0e is "
@@ -157,9 +153,8 @@ def _holds(algorithms: Algorithms, tiles: Tiles, schedules: Mapping[str, Schedul
             LOGIT_TOLERANCE,
         )
         return False
-    mixed_us, direct_us = with_pool(target.threads, lambda: in_turns([mixed.whole_us, direct.whole_us]))
-    logger.debug("%.0f us with Winograd, %.0f us without", mixed_us, direct_us)
-    return bool(mixed_us < direct_us)
+    logger.debug("%.0f us with Winograd, %.0f us without", mixed.median_us, direct.median_us)
+    return mixed.median_us < direct.median_us
 
 
 def logit_error(found: np.ndarray, reference: np.ndarray) -> float:

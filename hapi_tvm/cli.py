@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from hapi_tvm import __version__
+from hapi_tvm.cli_board import board, targets
 from hapi_tvm.cli_options import TRACEBACK, asked_sla, sla_options, traceback_option
 from hapi_tvm.cli_search import search
 from hapi_tvm.errors import DataError, HapiError
@@ -59,6 +60,8 @@ def main():
 
 
 main.add_command(search)
+main.add_command(board)
+main.add_command(targets)
 
 
 @main.command()
@@ -78,7 +81,9 @@ main.add_command(search)
 )
 @click.option("--target", type=click.Choice(["llvm"]), default="llvm", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; this machine's unless given.")
+@click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; the device's unless given.")
+@click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker; with --key, runs all on boards there.")
+@click.option("--key", metavar="KEY", help="Of the boards, which must be alike.")
 @sla_options
 @click.option(
     "--trials",
@@ -128,6 +133,8 @@ def build(
     target: str,
     threads: int,
     mcpu: str | None,
+    tracker: str | None,
+    key: str | None,
     trials: int,
     measure_budget: int | None,
     spacing: float,
@@ -157,7 +164,7 @@ def build(
     hapi.build(
         hapi.import_model(_model_path(model)),
         hapi.load_dataset(data, source=data_source),
-        getattr(hapi.targets, target)(threads=threads, mcpu=mcpu),
+        getattr(hapi.targets, target)(threads=threads, mcpu=mcpu, tracker=tracker, key=key),
         sla=sla,
         run_dir=run_dir,
         trials=trials,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import statistics
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
 import tvm
 
 from hapi_tvm.features import kernel_features
@@ -19,14 +16,11 @@ from hapi_tvm.kernels import Kernel
 from hapi_tvm.measuring import measure
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.overheads import measure_overheads
-from hapi_tvm.pool import with_pool
 from hapi_tvm.progress import bar
 from hapi_tvm.records import ExitGraph, KernelLatency, LatencyTable
-from hapi_tvm.runtime import Artifact
 from hapi_tvm.search.surrogate import Surrogate, choose_to_measure
 from hapi_tvm.targets import Target
-
-WHOLE_RUNS = 200
+from hapi_tvm.whole_run import whole_run_us
 
 
 def cost(
@@ -34,7 +28,7 @@ def cost(
     graph: ExitGraph,
     target: Target,
     database_dir: pathlib.Path,
-    plain: Artifact,
+    plain: pathlib.Path,
     schedules: Mapping[str, Scheduled],
     *,
     budget: int | None,
@@ -43,7 +37,7 @@ def cost(
 ) -> LatencyTable:
     """Latencies of all kernels on ``target``, and of all segments and branches.
 
-    plain: the compiled backbone without exits; its whole run sets ``LatencyTable.scale``. schedules: by
+    plain: the library of the backbone without exits; its whole run sets ``LatencyTable.scale``. schedules: by
     kernel key. budget: how many kernels to measure, the others are predicted, and segments are sums; None
     measures every kernel, segment and branch. needed: keys that are measured in any case.
     """
@@ -52,9 +46,7 @@ def cost(
     overheads = measure_overheads(target)
     places = None
     if budget is None:
-        places = with_pool(
-            target.threads, lambda: measure_in_place(network, graph, schedules, target, overheads.entry_us)
-        )
+        places = measure_in_place(network, graph, schedules, target, overheads.entry_us)
     table = LatencyTable(
         target=target.name,
         threads=target.threads,
@@ -71,7 +63,7 @@ def cost(
         schedules=schedules_hash(schedules),
     )
     summed_us = float(replace(table, segment_samples_us=(), entry_us=0.0).segment_us.sum())
-    whole_us = with_pool(target.threads, lambda: _whole_run_us(plain)) - overheads.entry_us
+    whole_us = whole_run_us(plain, network.input_shape, target) - overheads.entry_us
     return replace(table, scale=whole_us / summed_us)
 
 
@@ -107,16 +99,3 @@ def _kernel_latencies(
             kernel = kernels[index]
             found[kernel.key] = KernelLatency(kernel.key, kernel.name, float(median), float(sigma))
     return found
-
-
-def _whole_run_us(plain: Artifact) -> float:
-    """Median time of one call of the plain backbone, as a user would see it."""
-    random = np.random.default_rng(0)
-    inputs = plain.prepare(random.random(plain.input_shape, dtype=np.float32))
-    samples = []
-    for _ in range(WHOLE_RUNS):
-        began = time.perf_counter()
-        plain.run(*inputs)
-        samples.append(1e6 * (time.perf_counter() - began))
-    return statistics.median(samples)
-

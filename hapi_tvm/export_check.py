@@ -11,10 +11,9 @@ from hapi_tvm.errors import BuildError
 from hapi_tvm.kernel_check import differences
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
-from hapi_tvm.runtime import load
+from hapi_tvm.runtime import read_manifest
 from hapi_tvm.targets import Target
-from hapi_tvm.targets.forkserver import shared_server
-from hapi_tvm.targets.forkserver_runner import runtime_environment
+from hapi_tvm.targets.place import Place
 
 __all__ = ["TOLERANCE", "check_library", "relative_error"]
 
@@ -38,12 +37,11 @@ def check_library(
 ) -> None:
     """Raise BuildError unless the library's answer to ``image`` [1, C, H, W] is that of ``logits`` [1, K].
 
-    It runs in a fork, so that a kernel that crashes or hangs is an error too. The message names the kernels
+    It runs in another process, so that a kernel that crashes or hangs is an error too. The message names the kernels
     that compute something else than their unscheduled form.
     """
-    (outcome,) = shared_server().map(
-        probabilities, [(str(library), image)], TIMEOUT_S, environment=runtime_environment(target.threads)
-    )
+    exits = len(read_manifest(library)["exits"])
+    (outcome,) = target.reach.attempt(probabilities, [(str(library), image, exits)], TIMEOUT_S)
     if outcome.error is not None:
         found = f"ends on one random image: {outcome.error}"
     else:
@@ -54,10 +52,12 @@ def check_library(
     raise BuildError(f"{library.name} for {target.name} {found}. {_blame(network, schedules, target)}")
 
 
-def probabilities(path: str, image: np.ndarray) -> np.ndarray:
+def probabilities(place: Place, library: str, image: np.ndarray, exits: int) -> np.ndarray:
     """What the backbone's end answers, [1, K]."""
-    artifact = load(path)
-    return artifact.predict(image, [np.inf] * len(artifact.thresholds)).probabilities[None]
+    never = [place.tensor(np.full(exits, np.inf, np.float32))] if exits else []
+    machine = place.machine(library)
+    machine.run_us([place.tensor(image), *never])
+    return machine.answer()[0]
 
 
 def relative_error(found: np.ndarray, logits: np.ndarray) -> float:

@@ -6,24 +6,25 @@ before it left, and takes longer.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tvm
-from tvm.relax import VirtualMachine
 
 from hapi_tvm.compiling import compile_module
 from hapi_tvm.kernel_database import Scheduled
 from hapi_tvm.network import LoweredNetwork
 from hapi_tvm.passes.cut_segments import exit_name, segment_name
+from hapi_tvm.passes.piece_timeline import PieceTimeline
 from hapi_tvm.progress import track
 from hapi_tvm.records import ExitGraph
 from hapi_tvm.targets import Target
+from hapi_tvm.targets.place import Place, Program
+from hapi_tvm.timeline import Step
 
 REPEATS = 60
 WARM_UP = 5
+TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +46,32 @@ def measure_in_place(
 
     entry_us: what calling a function of the module takes by itself; taken off every sample.
     """
-    machine = VirtualMachine(compile_module(network.module, schedules, target), target.device())
-    segments = [machine[segment_name(index)] for index in range(len(network.segments))]
-    branches = [(option.candidate, machine[exit_name(option)]) for option in graph.options]
-    shape = [int(extent) for extent in network.module[segment_name(0)].params[0].ty.shape]
-    image = tvm.runtime.tensor(np.random.default_rng(0).random(shape, dtype=np.float32))
-
-    segment_rows: list[list[float]] = [[] for _ in segments]
-    branch_rows: list[list[float]] = [[] for _ in branches]
-    for repeat in track(range(WARM_UP + REPEATS), WARM_UP + REPEATS, "measure segments"):
-        tensors = [image]
-        times = []
-        for segment in segments:
-            tensor, took_us = _timed(segment, tensors[-1])
-            tensors.append(tensor)
-            times.append(took_us)
-        # A branch reads what its segment has just written, so the segment runs again before it.
-        branch_times = []
-        for candidate, branch in branches:
-            entered = segments[candidate](tensors[candidate])
-            branch_times.append(_timed(branch, entered)[1])
-        if repeat >= WARM_UP:
-            for rows, taken in ((segment_rows, times), (branch_rows, branch_times)):
-                for row, took_us in zip(rows, taken, strict=True):
-                    row.append(max(0.0, took_us - entry_us))
-    return InPlace(tuple(map(tuple, segment_rows)), tuple(map(tuple, branch_rows)))
+    steps = _steps(len(network.segments), graph)
+    module = PieceTimeline(steps)(network.module) if target.reach.remote else network.module
+    with target.reach.staged(compile_module(module, schedules, target)) as program:
+        ran = target.reach.run(time_steps, program, steps, network.input_shape, entry_us, timeout_s=TIMEOUT_S)
+    count = len(network.segments)
+    columns = tuple(tuple(ran.scale * took_us for took_us in column) for column in zip(*ran.value, strict=True))
+    # Behind the segments, each branch is timed after its segment, whose second time is not wanted.
+    return InPlace(columns[:count], columns[count + 1 :: 2])
 
 
-def _timed(function: Callable, tensor: tvm.runtime.Tensor) -> tuple[tvm.runtime.Tensor, float]:
-    began = time.perf_counter()
-    result = function(tensor)
-    return result, 1e6 * (time.perf_counter() - began)
+def _steps(segments: int, graph: ExitGraph) -> list[Step]:
+    """All segments in order, then each branch behind its segment, which runs again: a branch reads what its segment
+    has just written."""
+    chain = [Step(segment_name(index), index - 1 if index else None) for index in range(segments)]
+    pairs = [
+        (chain[option.candidate], Step(exit_name(option), segments + 2 * index))
+        for index, option in enumerate(graph.options)
+    ]
+    return chain + [step for pair in pairs for step in pair]
+
+
+def time_steps(
+    place: Place, program: Program, steps: Sequence[Step], input_shape: Sequence[int], entry_us: float
+) -> list[list[float]]:
+    """``REPEATS`` rows of one time for each step, in microseconds; warmed up."""
+    machine = place.machine(program)
+    image = place.tensor(np.random.default_rng(0).random(input_shape, dtype=np.float32))
+    turns = track(range(WARM_UP + REPEATS), WARM_UP + REPEATS, "measure segments")
+    return [machine.pieces_us([image], steps, entry_us) for _ in turns][WARM_UP:]

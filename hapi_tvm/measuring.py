@@ -18,7 +18,7 @@ from hapi_tvm.kernel_database import KernelDatabase, Scheduled, target_folder
 from hapi_tvm.kernels import Kernel, workload
 from hapi_tvm.records import KernelLatency, median_error
 from hapi_tvm.targets import Target
-from hapi_tvm.targets.forkserver_builder import remove_library
+from hapi_tvm.timing import results_in_order
 
 __all__ = ["MIN_REPEAT_MS", "latency", "measure", "try_to_measure"]
 
@@ -116,13 +116,13 @@ def _measure_all(
     failures: dict[str, str],
     on_kernel: Callable[[KernelLatency, int, int], None] | None,
 ) -> None:
-    """Compile all in parallel, then time one after the other; fills ``samples`` and ``failures``."""
+    """Compile all in parallel, then time them; fills ``samples`` and ``failures``."""
     modules = [workload(scheduled[kernel.key].func) for kernel in kernels]
     inputs = [ms.builder.BuilderInput(module, target.tvm_target) for module in modules]
     built = target.builder().build(inputs) if inputs else []
-    runner = target.runner(repeats, MIN_REPEAT_MS)
-    for index, (kernel, module, artifact) in enumerate(zip(kernels, modules, built, strict=True)):
-        result = artifact if artifact.error_msg is not None else _time(module, artifact, target, runner)
+    arguments = [ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True) for module in modules]
+    results = results_in_order(built, arguments, target.runner(repeats, MIN_REPEAT_MS), target)
+    for index, (kernel, result) in enumerate(zip(kernels, results, strict=True)):
         if result.error_msg is not None:
             logger.debug("kernel %s failed: %s", kernel.name, result.error_msg)
             failures[kernel.key] = str(result.error_msg)
@@ -131,21 +131,6 @@ def _measure_all(
         jsonl.append(path, _line(kernel, scheduled[kernel.key], target, samples[kernel.key]))
         if on_kernel is not None:
             on_kernel(latency(kernel, samples[kernel.key]), index + 1, len(kernels))
-
-
-def _time(
-    module: tvm.IRModule,
-    artifact: ms.builder.BuilderResult,
-    target: Target,
-    runner: ms.runner.PyRunner,
-) -> ms.runner.RunnerResult:
-    path = str(artifact.artifact_path)
-    arguments = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
-    try:
-        (future,) = runner.run([ms.runner.RunnerInput(path, str(target.tvm_target.kind.name), arguments)])
-        return future.result()
-    finally:
-        remove_library(path)
 
 
 def _line(kernel: Kernel, scheduled: Scheduled, target: Target, samples_us: list[float]) -> dict:

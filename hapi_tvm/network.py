@@ -30,6 +30,16 @@ class LoweredNetwork:
     segments: tuple[Chain, ...]
     branches: tuple[Chain, ...]
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """[1, C, H, W]."""
+        return tuple(int(extent) for extent in self.module[segment_name(0)].params[0].ty.shape)
+
+    @property
+    def backbone_names(self) -> list[str]:
+        """The names in ``module`` of the backbone's kernels, in call order."""
+        return [name for i in range(len(self.segments)) for name in called_kernels(self.module[segment_name(i)])]
+
 
 def read_network(module: tvm.IRModule, graph: ExitGraph) -> LoweredNetwork:
     """The chains and distinct kernels of a lowered module, with tuning weights.
@@ -45,7 +55,7 @@ def read_network(module: tvm.IRModule, graph: ExitGraph) -> LoweredNetwork:
 
     def chain(function_name: str, reach: float) -> Chain:
         keys = []
-        for name in _called_kernels(functions[function_name]):
+        for name in called_kernels(functions[function_name]):
             key = key_of(name)
             names.setdefault(key, name)
             work = 1.0 + estimate_tir_flops(tvm.IRModule({"main": functions[name]}))
@@ -68,7 +78,8 @@ def expected_reach(graph: ExitGraph) -> tuple[float, ...]:
     return tuple(1.0 - share / 2 for share in (0.0, *(candidate.flops_share for candidate in graph.candidates)))
 
 
-def _called_kernels(function: relax.Function) -> list[str]:
+def called_kernels(function: relax.Function) -> list[str]:
+    """Their names in call order."""
     call_tir = tvm.ir.Op.get("relax.call_tir")
     return [
         binding.value.args[0].name_hint

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
 from tvm import relax, te
-from tvm.relax import VirtualMachine
 
 from hapi_tvm.compiling import compile_module
 from hapi_tvm.passes.cut_segments import segment_name
 from hapi_tvm.passes.route import Route
 from hapi_tvm.targets import Target
+from hapi_tvm.targets.place import Place, Program
 
 CALLS = 64
 EXITS = 16
 REPEATS = 200
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """entry_us: of entering a module from Python and leaving it. call_us: of one more kernel in a chain.
-    gate_us: of one more exit that does not fire, beyond the calls of its branch's kernels."""
+    """entry_us: of entering a module and leaving it: from Python here, on a board from TVM's server. call_us: of one
+    more kernel in a chain. gate_us: of one more exit that does not fire, beyond the calls of its branch's kernels."""
 
     entry_us: float
     call_us: float
@@ -34,33 +35,31 @@ class Overheads:
 
 def measure_overheads(target: Target) -> Overheads:
     """Time chains of empty kernels that differ in length, and a router of empty segments and exits."""
-    routed = Route(target.tvm_target)(_empty_segments())
-    one, many, router = (
-        _timed(VirtualMachine(compile_module(module, {}, target), target.device()), thresholds)
-        for module, thresholds in ((_chain(1), 0), (_chain(1 + CALLS), 0), (routed, EXITS))
-    )
-    samples_us: list[tuple[float, float, float]] = [(one(), many(), router()) for _ in range(REPEATS)]
-    short_us, long_us, routed_us = (statistics.median(column) for column in zip(*samples_us, strict=True))
+    modules = (_chain(1), _chain(1 + CALLS), Route(target.tvm_target)(_empty_segments()))
+    with contextlib.ExitStack() as staged:
+        programs = [staged.enter_context(target.reach.staged(compile_module(item, {}, target))) for item in modules]
+        ran = target.reach.run(medians_in_turns, programs, (0, 0, EXITS), timeout_s=TIMEOUT_S)
+    short_us, long_us, routed_us = (ran.scale * median_us for median_us in ran.value)
     call_us = max(0.0, (long_us - short_us) / CALLS)
     # The router runs EXITS + 1 segments of one kernel and EXITS branches of one kernel.
     gate_us = max(0.0, (routed_us - short_us - 2 * EXITS * call_us) / EXITS)
     return Overheads(max(0.0, short_us - call_us), call_us, gate_us)
 
 
-def _timed(machine: VirtualMachine, exits: int) -> Callable[[], float]:
-    """A function that runs ``main`` once and returns the microseconds; no exit ever fires."""
-    main = machine["main"]
-    inputs = [tvm.runtime.tensor(np.zeros((1, 1), np.float32))]
-    if exits:
-        inputs.append(tvm.runtime.tensor(np.full(exits, np.inf, np.float32)))
-    main(*inputs)
+def medians_in_turns(place: Place, programs: Sequence[Program], exits: Sequence[int]) -> list[float]:
+    """Median microseconds of each program's ``main``, warmed up. exits: of each; none ever fires."""
+    machines = [place.machine(program) for program in programs]
+    inputs = [[place.tensor(array) for array in _inputs(count)] for count in exits]
+    pairs = list(zip(machines, inputs, strict=True))
+    for machine, tensors in pairs:
+        machine.run_us(tensors)
+    samples_us = [[machine.run_us(tensors) for machine, tensors in pairs] for _ in range(REPEATS)]
+    return [statistics.median(column) for column in zip(*samples_us, strict=True)]
 
-    def run() -> float:
-        began = time.perf_counter()
-        main(*inputs)
-        return 1e6 * (time.perf_counter() - began)
 
-    return run
+def _inputs(exits: int) -> list[np.ndarray]:
+    thresholds = [np.full(exits, np.inf, np.float32)] if exits else []
+    return [np.zeros((1, 1), np.float32), *thresholds]
 
 
 def _chain(length: int) -> tvm.IRModule:

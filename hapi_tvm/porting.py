@@ -64,7 +64,7 @@ def port(
         target,
         dump_dir,
     )
-    compiled.export_library(str(library))
+    target.reach.export(compiled, library)
     return compiled
 
 

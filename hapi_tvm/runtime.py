@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,17 @@ import tvm_ffi
 from tvm.relax import VirtualMachine
 
 from hapi_tvm.errors import ArtifactError
+from hapi_tvm.fresh_name import fresh_name
 from hapi_tvm.pool import VARIABLE
 from hapi_tvm.processor import missing_flags
 
-__all__ = ["Answer", "Artifact", "load"]
+__all__ = ["Answer", "Artifact", "load", "read_manifest", "unloaded"]
 
 FORMAT = 1  # of the manifest; a reader refuses any other
 _WITHOUT_CUDA = "a library for a GPU is loaded where NVIDIA's driver and CUDA's runtime are: `nvidia-smi` shows the GPU"
+# How the manifest begins, which lies in a library as it was written: ASCII, in one piece.
+_MANIFEST_MARK = b'{"format": '
+_LARGEST_MANIFEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,19 @@ class Answer:
 
 
 class Artifact:
-    """A compiled early-exit classifier. Made by ``load``. Not for use by several threads at once."""
+    """A compiled early-exit classifier. Made by ``load``. Not for use by several threads at once.
+
+    machine: None for one of another machine, made by ``unloaded``; to run it here raises ArtifactError. device: where
+    its kernels run, None for the CPU.
+    """
 
     def __init__(
         self,
         path: pathlib.Path,
-        machine: VirtualMachine,
+        machine: VirtualMachine | None,
         manifest: Mapping[str, Any],
         device: tvm.runtime.Device | None = None,
     ):
-        """device: where the kernels run; None stands for the CPU."""
         self.path = path
         self.device = device or tvm.cpu()
         self.manifest = manifest
@@ -101,7 +107,7 @@ class Artifact:
 
     def run(self, *inputs: tvm.runtime.Tensor) -> tuple[tvm.runtime.Tensor, ...]:
         """``main`` itself: probabilities [1, K], exit int32 [], confidence [1]."""
-        return self._machine["main"](*inputs)
+        return self._loaded["main"](*inputs)
 
     def function(self, name: str) -> Callable[..., Any]:
         """One part of the network, for a caller that routes by itself, against a deadline say.
@@ -111,12 +117,21 @@ class Artifact:
         returns such a pair.
         """
         try:
-            return self._machine[name]
+            return self._loaded[name]
         except AttributeError:
             raise ArtifactError(
                 f"{self.path.name} has no function {name}; it has segment_00 to segment_{len(self.thresholds):02d}"
                 + (f" and exit_00 to exit_{len(self.thresholds) - 1:02d}" if len(self.thresholds) else "")
             ) from None
+
+    @property
+    def _loaded(self) -> VirtualMachine:
+        if self._machine is None:
+            raise ArtifactError(
+                f"{self.path}: compiled for {self.manifest['target']}, which is another machine: copy the file there "
+                f"and run `hapi-tvm predict {self.path.name} INPUT.npy`"
+            )
+        return self._machine
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -130,20 +145,20 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
     try:
-        library = _load_library(path)
+        with fresh_name(path) as link:
+            # ``tvm.runtime.load_module`` (0.27) would resolve the link.
+            library = tvm_ffi.load_module(str(link))
         # The manifest needs no device, and says which one the rest needs.
         machine = VirtualMachine(library, tvm.cpu())
     except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
         first = str(error).strip().splitlines()[-1]
-        hint = f"; {_WITHOUT_CUDA}" if "cuda" in first.lower() else ""
+        hint = f"; {_WITHOUT_CUDA}" if "cuda" in first.lower() else _made_for(path)
         raise ArtifactError(f"{path}: not a library that can be loaded here ({first}){hint}") from error
     try:
         manifest = json.loads(machine["hapi_manifest"]())
-        found = manifest.get("format")
+        _check_format(path, manifest)
     except (AttributeError, ValueError) as error:
         raise ArtifactError(f"{path}: a library, but it carries no hapi_tvm manifest") from error
-    if found != FORMAT:
-        raise ArtifactError(f"{path}: manifest of format {found}; this version reads {FORMAT}: build it again")
     if missing := missing_flags(manifest.get("needed_flags", ())):
         raise ArtifactError(
             f"{path}: compiled for {manifest['target']}, with instructions that this processor lacks: "
@@ -159,11 +174,40 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     return Artifact(path, VirtualMachine(library, device), manifest, device)
 
 
-def _load_library(path: pathlib.Path) -> tvm.runtime.Module:
-    """Load by a name that was never used: the system's loader answers a known name with the library that
-    it loaded then, also where another file has taken its place since. TVM keeps every library for the life
-    of the process, and ``tvm.runtime.load_module`` (0.27) would resolve the link, so the ffi loads it."""
-    with tempfile.TemporaryDirectory(prefix="hapi-tvm-") as folder:
-        link = pathlib.Path(folder) / path.with_suffix(".so").name
-        link.symlink_to(path.resolve())
-        return tvm_ffi.load_module(str(link))
+def unloaded(path: str | os.PathLike[str]) -> Artifact:
+    """An artifact of another machine: what it says of itself can be read, and it runs there. Raises ArtifactError."""
+    return Artifact(pathlib.Path(path), None, read_manifest(path))
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a library says of itself, whatever machine it is for: it is read, and not loaded.
+
+    Raises ArtifactError for a file that is missing or has no manifest of this format.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; build one with `hapi-tvm build`")
+    data = path.read_bytes()
+    start = data.find(_MANIFEST_MARK)
+    while start >= 0:
+        text = data[start : start + _LARGEST_MANIFEST_BYTES].decode("ascii", errors="replace")
+        try:
+            manifest, _ = json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            start = data.find(_MANIFEST_MARK, start + 1)
+            continue
+        _check_format(path, manifest)
+        return manifest
+    raise ArtifactError(f"{path}: it carries no hapi_tvm manifest; build one with `hapi-tvm build`")
+
+
+def _check_format(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    if (found := manifest.get("format")) != FORMAT:
+        raise ArtifactError(f"{path}: manifest of format {found}; this version reads {FORMAT}: build it again")
+
+
+def _made_for(path: pathlib.Path) -> str:
+    try:
+        return f"; it is made for {read_manifest(path)['target']}: run it there"
+    except (ArtifactError, KeyError):
+        return ""

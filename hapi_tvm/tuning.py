@@ -22,7 +22,7 @@ from hapi_tvm.kernel_database import KernelDatabase, Scheduled, target_folder
 from hapi_tvm.kernel_search import KernelSearch, seconds_of
 from hapi_tvm.kernels import Kernel, kernel_key
 from hapi_tvm.targets import Target
-from hapi_tvm.targets.forkserver_builder import remove_library
+from hapi_tvm.timing import results_in_order
 
 __all__ = ["Kernel", "Trial", "best_schedules", "kernel_key", "split_trials", "tune"]
 
@@ -170,29 +170,19 @@ class _Session:
         return list(self._builder.build([ms.builder.BuilderInput(item.sch.mod, target) for item in candidates]))
 
     def _measure(self, wave: Sequence[Proposal], built: Sequence[ms.builder.BuilderResult]) -> None:
-        """Run the candidates of a wave; what was measured is on disk before the next one runs."""
-        artifacts = iter(built)
+        """Run the candidates of a wave; each is on disk as soon as its result is here."""
+        arguments = [candidate.args_info for _, candidates in wave for candidate in candidates]
+        coming = results_in_order(built, arguments, self._runner, self._target)
         for search, candidates in wave:
             results = []
             for candidate in candidates:
-                results.append(self._run(candidate, next(artifacts)))
+                results.append(next(coming))
                 if seconds := seconds_of(results[-1]):
                     self._database.add(search.kernel, candidate, seconds, self._target)
                     self._count(search.kernel, statistics.median(seconds) * 1e6)
             for schedule_key, reason in search.learn(candidates, results, self._cost_model):
                 self._reject(search.kernel, schedule_key, reason)
                 self._count(search.kernel, None)
-
-    def _run(self, candidate: ms.MeasureCandidate, artifact: ms.builder.BuilderResult):
-        if artifact.error_msg is not None:
-            return ms.runner.RunnerResult(None, str(artifact.error_msg))
-        path = str(artifact.artifact_path)
-        device = str(self._target.tvm_target.kind.name)
-        try:
-            (future,) = self._runner.run([ms.runner.RunnerInput(path, device, candidate.args_info)])
-            return future.result()
-        finally:
-            remove_library(path)
 
     def _count(self, kernel: Kernel, median_us: float | None) -> None:
         self._done += 1

@@ -6,23 +6,25 @@ nearest cache; in its place, after all other kernels, it does not. So algorithms
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm.relax import VirtualMachine
 
-from hapi_tvm.algorithms import backbone_chain
-from hapi_tvm.compiling import compile_design
+from hapi_tvm.compiling import compile_module
 from hapi_tvm.kernel_database import Scheduled
-from hapi_tvm.kernels import kernel_key
 from hapi_tvm.network import LoweredNetwork
-from hapi_tvm.passes.cut_segments import segment_name
+from hapi_tvm.passes.kernel_timeline import KernelTimeline
+from hapi_tvm.passes.pipeline import assemble
 from hapi_tvm.targets import Target
+from hapi_tvm.targets.place import Machine, Place, Program
 
-__all__ = ["PlainNetwork", "in_turns"]
+__all__ = ["Whole", "in_turns", "kernels_in_turns", "wholes_in_turns"]
 
 Clock = Callable[[], float]
 
@@ -31,59 +33,66 @@ RUNS = 3
 TURNS = 12
 MIN_TURNS = 4
 BUDGET_S = 4.0
+TIMEOUT_S = 600.0
 
 
-class PlainNetwork:
-    """A lowered network without its exits, compiled; runs on one random image."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A plain network as a whole. probabilities: [classes], of one random image, the same for all networks."""
 
-    def __init__(
-        self,
-        network: LoweredNetwork,
-        schedules: Mapping[str, Scheduled],
-        target: Target,
-        clock: Clock = time.perf_counter,
-    ):
-        compiled = compile_design(network.module, (), {}, schedules, target)
-        self._chain = backbone_chain(network)
-        self._key_of = {
-            var.name_hint: kernel_key(function)
-            for var, function in network.module.functions_items()
-            if isinstance(function, tvm.tirx.PrimFunc)
-        }
-        self._clock = clock
-        shape = [int(extent) for extent in network.module[segment_name(0)].params[0].ty.shape]
-        self._image = tvm.runtime.tensor(np.random.default_rng(0).random(shape, dtype=np.float32))
-        self._main = VirtualMachine(compiled, target.device())["main"]
-        watched = VirtualMachine(compiled, target.device())
-        watched.set_instrument(self._watch)
-        self._watched_main = watched["main"]
-        self._began_s = 0.0
-        self._calls: list[tuple[str, float]] = []
+    median_us: float
+    probabilities: np.ndarray
 
-    def probabilities(self) -> np.ndarray:
-        """[classes], of the image."""
-        return self._main(self._image)[0].numpy()[0]
 
-    def whole_us(self) -> float:
-        """One run."""
-        began_s = self._clock()
-        self._main(self._image)
-        return 1e6 * (self._clock() - began_s)
+def kernels_in_turns(
+    networks: Sequence[LoweredNetwork], schedules: Mapping[str, Scheduled], target: Target
+) -> list[np.ndarray]:
+    """For each network, the median microseconds of its backbone's kernels, in call order and in their places."""
+    modules = [_plain(network, target) for network in networks]
+    if target.reach.remote:
+        modules = [KernelTimeline()(module) for module in modules]
+    with _staged(modules, schedules, target) as programs:
+        ran = target.reach.run(
+            time_kernels,
+            programs,
+            [network.backbone_names for network in networks],
+            networks[0].input_shape,
+            timeout_s=TIMEOUT_S,
+        )
+    return [ran.scale * medians_us for medians_us in ran.value]
 
-    def kernels_us(self) -> list[float]:
-        """One run, kernel by kernel in call order. Watching adds one to three microseconds to each."""
-        self._calls.clear()
-        self._watched_main(self._image)
-        keys, times_us = zip(*self._calls, strict=True)
-        assert list(keys) == self._chain, "the compiled network calls its kernels in another order than the lowered"
-        return list(times_us)
 
-    def _watch(self, _function: Any, name: str, before: bool, _result: Any, *_arguments: Any) -> int:
-        if before:
-            self._began_s = self._clock()
-        elif name in self._key_of:
-            self._calls.append((self._key_of[name], 1e6 * (self._clock() - self._began_s)))
-        return 0  # go on
+def wholes_in_turns(
+    networks: Sequence[LoweredNetwork], schedules: Mapping[str, Scheduled], target: Target
+) -> list[Whole]:
+    """Each network without its exits: how long it takes, and what it answers."""
+    modules = [_plain(network, target) for network in networks]
+    with _staged(modules, schedules, target) as programs:
+        ran = target.reach.run(time_wholes, programs, networks[0].input_shape, timeout_s=TIMEOUT_S)
+    return [replace(whole, median_us=ran.scale * whole.median_us) for whole in ran.value]
+
+
+def time_kernels(
+    place: Place, programs: Sequence[Program], names: Sequence[Sequence[str]], input_shape: Sequence[int]
+) -> list[np.ndarray]:
+    image = _image(place, input_shape)
+    machines = [place.machine(program) for program in programs]
+    return in_turns(
+        [
+            functools.partial(machine.kernels_us, image, called)
+            for machine, called in zip(machines, names, strict=True)
+        ]
+    )
+
+
+def time_wholes(place: Place, programs: Sequence[Program], input_shape: Sequence[int]) -> list[Whole]:
+    image = _image(place, input_shape)
+    machines = [place.machine(program) for program in programs]
+    medians_us = in_turns([functools.partial(machine.run_us, image) for machine in machines])
+    return [
+        Whole(float(median_us), _probabilities(machine))
+        for machine, median_us in zip(machines, medians_us, strict=True)
+    ]
 
 
 def in_turns(samplers: Sequence[Callable[[], Any]], clock: Clock = time.perf_counter) -> list[np.ndarray]:
@@ -100,3 +109,25 @@ def in_turns(samplers: Sequence[Callable[[], Any]], clock: Clock = time.perf_cou
             sampler()
             taken += [sampler() for _ in range(RUNS)]
     return [np.median(np.array(taken, dtype=float), axis=0) for taken in samples]
+
+
+def _plain(network: LoweredNetwork, target: Target) -> tvm.IRModule:
+    return assemble(network.module, (), "{}", target.tvm_target)
+
+
+@contextlib.contextmanager
+def _staged(
+    modules: Sequence[tvm.IRModule], schedules: Mapping[str, Scheduled], target: Target
+) -> Iterator[list[Program]]:
+    with contextlib.ExitStack() as staged:
+        yield [
+            staged.enter_context(target.reach.staged(compile_module(module, schedules, target))) for module in modules
+        ]
+
+
+def _image(place: Place, shape: Sequence[int]) -> list[tvm.runtime.Tensor]:
+    return [place.tensor(np.random.default_rng(0).random(shape, dtype=np.float32))]
+
+
+def _probabilities(machine: Machine) -> np.ndarray:
+    return machine.answer()[0][0]

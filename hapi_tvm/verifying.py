@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from hapi_tvm.datasets import Split
 from hapi_tvm.progress import bar
 from hapi_tvm.records import CalibrationTable, Design, Option
-from hapi_tvm.runtime import Artifact
+from hapi_tvm.targets import Target
+from hapi_tvm.targets.place import Place
 
 TIGHT_MARGIN = 1e-5
 ROUNDS = 3  # an odd number: each sample's latency is a median
 CHUNK = 8
+SHARE = 512
+TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +48,76 @@ class Agreement:
     tight: tuple[tuple[int, int, float], ...]
 
 
-def run_test_split(artifact: Artifact, plain: Artifact, split: Split) -> TestRun:
+def run_test_split(
+    library: pathlib.Path, plain_library: pathlib.Path, thresholds: Sequence[float], split: Split, target: Target
+) -> TestRun:
     """One sample at a time, one after the other: artifact and plain backbone take turns.
 
-    Turns are chunks of ``CHUNK`` samples: short enough that both see the machine alike, and long enough
-    that a run seldom finds the other's weights in its cache.
+    library, plain_library: of the design, whose exits have ``thresholds``, and of the backbone without exits. On a
+    remote device the split is run ``SHARE`` samples at a time, so that a fault there costs no more than that.
     """
-    count = len(split)
-    taken, label, plain_label = (np.empty(count, np.int64) for _ in range(3))
-    latency_us, plain_us = (np.empty((ROUNDS, count)) for _ in range(2))
-    with bar("run the test split", count) as shown:
-        start = 0
-        for images, _ in split.batches(CHUNK):
-            inputs = [artifact.prepare(image) for image in images]
-            plain_inputs = [plain.prepare(image) for image in images]
-            for turn in range(ROUNDS):
-                for offset, prepared in enumerate(inputs):
-                    answer, latency_us[turn, start + offset] = _timed(artifact, prepared)
-                    taken[start + offset] = int(answer[1].numpy())
-                    label[start + offset] = int(answer[0].numpy().argmax())
-                for offset, prepared in enumerate(plain_inputs):
-                    answer, plain_us[turn, start + offset] = _timed(plain, prepared)
-                    plain_label[start + offset] = int(answer[0].numpy().argmax())
-            start += len(images)
-            shown.advance(len(images))
-    return TestRun(taken, label, plain_label, np.median(latency_us, axis=0), np.median(plain_us, axis=0))
+    remote = target.reach.remote
+    parts = []
+    with bar("run the test split", len(split)) as shown:
+        for part in _shares(split, SHARE if remote else len(split)):
+            advance = None if remote else shown.advance  # nobody can call it from another process
+            ran = target.reach.run(
+                run_samples, str(library), str(plain_library), thresholds, part, advance, timeout_s=TIMEOUT_S
+            )
+            parts.append(_scaled(ran.value, ran.scale))
+            if remote:
+                shown.advance(len(part))
+    return TestRun(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(TestRun)))
 
 
-def _timed(artifact: Artifact, inputs: Sequence) -> tuple[tuple, float]:
-    began = time.perf_counter()
-    answer = artifact.run(*inputs)
-    return answer, 1e6 * (time.perf_counter() - began)
+def _shares(split: Split, size: int) -> Iterator[Split]:
+    for start in range(0, len(split), size):
+        yield Split(split.images[start : start + size], split.labels[start : start + size])
+
+
+def _scaled(run: TestRun, scale: float) -> TestRun:
+    return replace(run, latency_us=scale * run.latency_us, plain_us=scale * run.plain_us)
+
+
+def run_samples(
+    place: Place,
+    library: str,
+    plain_library: str,
+    thresholds: Sequence[float],
+    split: Split,
+    advance: Callable[[int], None] | None,
+) -> TestRun:
+    """Turns are chunks of ``CHUNK`` samples: short enough that both see the machine alike, and long enough
+    that a run seldom finds the other's weights in its cache. Answers are taken in the first turn: on a board each
+    is several calls over the network. advance: told how many samples are done."""
+    artifact, plain = (place.machine(path) for path in (library, plain_library))
+    gates = [place.tensor(np.array(thresholds, np.float32))] if len(thresholds) else []
+    run = _empty_run(len(split))
+    rounds_us, plain_rounds_us = (np.empty((ROUNDS, len(split))) for _ in range(2))
+    start = 0
+    for images, _ in split.batches(CHUNK):
+        inputs = [place.tensor(image[None]) for image in images]
+        for turn in range(ROUNDS):
+            for index, image in enumerate(inputs, start):
+                rounds_us[turn, index] = artifact.run_us([image, *gates])
+                if turn == 0:
+                    probabilities, taken, _ = artifact.answer()
+                    run.exit[index], run.label[index] = int(taken), int(probabilities.argmax())
+            for index, image in enumerate(inputs, start):
+                plain_rounds_us[turn, index] = plain.run_us([image])
+                if turn == 0:
+                    run.plain_label[index] = int(plain.answer()[0].argmax())
+        start += len(images)
+        if advance is not None:
+            advance(len(images))
+    run.latency_us[:], run.plain_us[:] = (np.median(rounds, axis=0) for rounds in (rounds_us, plain_rounds_us))
+    return run
+
+
+def _empty_run(count: int) -> TestRun:
+    labels = (np.empty(count, np.int64) for _ in range(3))
+    times_us = (np.empty(count) for _ in range(2))
+    return TestRun(*labels, *times_us)
 
 
 def compare(run: TestRun, oracle: CalibrationTable, design: Design) -> Agreement:

@@ -17,6 +17,7 @@ from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
 from hapi_tvm.passes.lower_segments import LowerSegments
 from hapi_tvm.passes.route import Route
+from hapi_tvm.passes.stamp_calls import StampCalls
 from hapi_tvm.passes.winograd import ConvolutionShape
 from hapi_tvm.records import Option
 
@@ -91,6 +92,8 @@ def to_virtual_machine() -> tvm.transform.Pass:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            # Only where pieces are to be timed on a board.
+            StampCalls(),
             # Memory.
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import tvm
 
+from hapi_tvm.targets.reach import Reach
+
 __all__ = ["Target"]
 
 
@@ -14,7 +16,7 @@ __all__ = ["Target"]
 class Target(Protocol):
     """A device that kernels are tuned, measured and compiled for. Implementations are frozen.
 
-    name: for people and for folder names, such as "llvm cascadelake threads=1".
+    name: for people and for folder names, such as "llvm cascadelake threads=1". Figures of one name belong together.
     threads: of TVM's runtime, while kernels are measured and in production.
     vector_width: float32 lanes of the widest vector register; 1 where there are none, and nothing is blocked.
     """
@@ -30,13 +32,15 @@ class Target(Protocol):
     def needed_flags(self) -> tuple[str, ...]:
         """Flags of /proc/cpuinfo that a processor must show to run what is compiled; () for other devices."""
 
-    def device(self) -> tvm.runtime.Device: ...
+    @property
+    def reach(self) -> Reach:
+        """How to run what is compiled for it."""
 
     def builder(self) -> tvm.s_tir.meta_schedule.builder.PyBuilder:
         """Compiles candidates; one that crashes or hangs the compiler is one failed result."""
 
     def runner(self, repeats: int = 5, min_repeat_ms: int = 2) -> tvm.s_tir.meta_schedule.runner.PyRunner:
-        """Times candidates on the device, with ``threads`` threads, one at a time."""
+        """Times candidates on the device, with ``threads`` threads, one at a time; of several devices each has one."""
 
     def space(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.meta_schedule.space_generator.SpaceGenerator:
         """The schedules that tuning chooses from, for this kernel."""

@@ -14,6 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.cuda_compiler import cuda_compiler
+from hapi_tvm.targets.cuda_reach import ThisGpu
 from hapi_tvm.targets.cuda_tuning import CudaBuilder, CudaRunner
 from hapi_tvm.targets.llvm import usable_cores
 from hapi_tvm.targets.nvcc import architectures_of, find_nvcc
@@ -64,20 +65,15 @@ class CudaTarget:
         """Whether a GPU is here to run what is compiled."""
         return tvm.cuda(0).exist
 
-    def device(self) -> tvm.runtime.Device:
-        if not self.has_device:
-            raise TargetError(
-                f"{self.name} has no device here: TVM finds no GPU of NVIDIA's, so it compiles and runs nothing. "
-                "`nvidia-smi` shows whether the driver is there; hapi_tvm.port compiles a finished run for it"
-            )
-        return tvm.cuda(0)
+    @property
+    def reach(self) -> ThisGpu:
+        return ThisGpu(self.name, self.nvcc)
 
     def builder(self) -> CudaBuilder:
         return CudaBuilder(usable_cores(), self.nvcc)
 
     def runner(self, repeats: int = 5, min_repeat_ms: int = 2) -> CudaRunner:
-        self.device()
-        return CudaRunner(repeats, min_repeat_ms)
+        return CudaRunner(self.reach, repeats, min_repeat_ms)
 
     def space(self, func: tvm.tirx.PrimFunc) -> ms.space_generator.SpaceGenerator:
         return gpu_space()

@@ -13,7 +13,7 @@ import tvm
 from hapi_tvm.errors import BuildError
 from hapi_tvm.targets.cuda_runtime import load_cuda_runtime
 
-__all__ = ["compile_cuda_library", "cuda_compiler"]
+__all__ = ["compile_cuda_library", "compiler_variables", "cuda_compiler"]
 
 _environment_lock = threading.RLock()
 # What TVM puts between the source that it shows and nvcc's own words.
@@ -29,7 +29,7 @@ def cuda_compiler(nvcc: str | None) -> Iterator[None]:
     """
     if nvcc is not None:
         load_cuda_runtime(nvcc)
-    with _environment_lock, _variables(_settings(nvcc)):
+    with _environment_lock, _variables(compiler_variables(nvcc)):
         try:
             yield
         except RuntimeError as error:
@@ -46,7 +46,8 @@ def compile_cuda_library(mod: tvm.IRModule, target: tvm.target.Target, path: str
     return path
 
 
-def _settings(nvcc: str | None) -> dict[str, str]:
+def compiler_variables(nvcc: str | None) -> dict[str, str]:
+    """The environment by which TVM compiles as ``cuda_compiler`` says."""
     if nvcc is None:
         return {"TVM_COMPILE_FORCE_FALLBACK": "1"}
     return {

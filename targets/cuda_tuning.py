@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 
-import numpy as np
-import tvm
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm.targets.cuda_compiler import compile_cuda_library
+from hapi_tvm.targets.cuda_reach import ThisGpu
 from hapi_tvm.targets.forkserver import Outcome, shared_server
 from hapi_tvm.targets.forkserver_builder import LIBRARY_NAME, remove_library
-from hapi_tvm.targets.forkserver_runner import Shapes
+from hapi_tvm.targets.kernel_timing import shapes_of, time_library
 
-__all__ = ["CudaBuilder", "CudaRunner", "time_on_gpu"]
+__all__ = ["CudaBuilder", "CudaRunner"]
 
 
 @derived_object
@@ -42,17 +41,6 @@ class CudaBuilder(ms.builder.PyBuilder):
         return [ms.builder.BuilderResult(outcome.value, outcome.error) for outcome in outcomes]
 
 
-def time_on_gpu(path: str, shapes: Shapes, repeats: int, min_repeat_ms: int) -> list[float]:
-    """Seconds of one call on the first GPU, by its own clock, ``repeats`` times, each the mean over at least
-    ``min_repeat_ms``; warmed up. Call it in a fork: a process that has used a GPU cannot be forked."""
-    device = tvm.cuda(0)
-    library = tvm.runtime.load_module(path)
-    random = np.random.default_rng(0)
-    arguments = [tvm.runtime.tensor(random.standard_normal(shape, dtype=np.float32), device) for shape in shapes]
-    evaluator = library.time_evaluator("main", device, number=1, repeat=repeats + 1, min_repeat_ms=min_repeat_ms)
-    return [float(seconds) for seconds in evaluator(*arguments).results][1:]
-
-
 @derived_object
 class _Future(ms.runner.PyRunnerFuture):
     def __init__(self, outcome: Outcome) -> None:
@@ -68,22 +56,17 @@ class _Future(ms.runner.PyRunnerFuture):
 
 @derived_object
 class CudaRunner(ms.runner.PyRunner):
-    """Times candidates on the first GPU, one at a time. timeout_s: for each candidate, all its repeats."""
+    """Times candidates on the GPU that ``reach`` leads to, one at a time. timeout_s: for each, all its repeats."""
 
-    def __init__(self, repeats: int, min_repeat_ms: int, timeout_s: float = 30.0) -> None:
+    def __init__(self, reach: ThisGpu, repeats: int, min_repeat_ms: int, timeout_s: float = 30.0) -> None:
         super().__init__()
+        self.reach = reach
         self.repeats = repeats
         self.min_repeat_ms = min_repeat_ms
         self.timeout_s = timeout_s
 
     def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
         calls = [
-            (
-                str(item.artifact_path),
-                tuple(tuple(int(size) for size in info.shape) for info in item.args_info),
-                self.repeats,
-                self.min_repeat_ms,
-            )
-            for item in runner_inputs
+            (str(item.artifact_path), shapes_of(item), self.repeats, self.min_repeat_ms) for item in runner_inputs
         ]
-        return [_Future(outcome) for outcome in shared_server().map(time_on_gpu, calls, self.timeout_s)]
+        return [_Future(outcome) for outcome in self.reach.attempt(time_library, calls, self.timeout_s)]

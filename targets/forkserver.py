@@ -12,40 +12,22 @@ import contextlib
 import functools
 import importlib
 import itertools
-import logging
 import os
 import pickle
 import selectors
 import signal
 import socket
-import struct
-import subprocess
-import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hapi_tvm.errors import BuildError
+from hapi_tvm.targets.messages import receive, send
+from hapi_tvm.targets.preloaded import READY, PreloadedProcess
 
 __all__ = ["ForkServer", "Outcome", "shared_server"]
 
-logger = logging.getLogger(__name__)
-
-_BOOT = """
-import sys
-sys.path[:] = {path!r}
-from hapi_tvm import tvm_compat
-tvm_compat.skip_torch()
-from hapi_tvm.targets import forkserver
-forkserver.serve({control})
-"""
 _PRELOAD = ("hapi_tvm.targets.forkserver_builder", "hapi_tvm.targets.forkserver_runner")
-# OpenBLAS starts its threads at import; a fork of a process with threads may dead-lock.
-_SERVER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_START_TIMEOUT_S = 120.0
-_LENGTH = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +48,11 @@ class _Job:
     call: bytes
 
 
-def _send(connection: socket.socket, message: Any) -> None:
-    data = pickle.dumps(message)
-    connection.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def _receive_exactly(connection: socket.socket, size_bytes: int) -> bytes:
-    """Raises EOFError when the other side is gone."""
-    chunks = bytearray()
-    while len(chunks) < size_bytes:
-        chunk = connection.recv(size_bytes - len(chunks))
-        if not chunk:
-            raise EOFError
-        chunks += chunk
-    return bytes(chunks)
-
-
-def _receive(connection: socket.socket) -> Any:
-    (size_bytes,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
-    return pickle.loads(_receive_exactly(connection, size_bytes))
-
-
 class ForkServer:
     """The caller's side: starts the server on first use, and again should it have died."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._control: socket.socket | None = None
+        self._process = PreloadedProcess(serve)
 
     def map(
         self,
@@ -116,17 +76,17 @@ class ForkServer:
         outcomes: list[Outcome | None] = [None] * len(jobs)
         if not jobs:
             return []
-        control = self._connected()
+        control = self._process.control()
         waiting = iter(jobs)
         try:
             for job in itertools.islice(waiting, workers):
-                _send(control, job)
+                send(control, job)
             for _ in jobs:
-                index, outcome = _receive(control)
+                index, outcome = receive(control)
                 outcomes[index] = outcome
                 following = next(waiting, None)
                 if following is not None:
-                    _send(control, following)
+                    send(control, following)
                 if on_outcome is not None:
                     on_outcome(index, outcome)
         except (EOFError, OSError):
@@ -138,49 +98,9 @@ class ForkServer:
             raise
         return outcomes
 
-    def _connected(self) -> socket.socket:
-        if self._process is not None and self._process.poll() is None:
-            return self._control
-        self.close()
-        ours, theirs = socket.socketpair()
-        path = [os.path.abspath(entry) for entry in sys.path]
-        with theirs, tempfile.TemporaryFile() as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT.format(path=path, control=theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env={**os.environ, **_SERVER_ENVIRONMENT},
-                start_new_session=True,
-            )
-            theirs.close()
-            self._control = ours
-            self._await_ready(stderr)
-        return ours
-
-    def _await_ready(self, stderr) -> None:
-        self._control.settimeout(_START_TIMEOUT_S)
-        try:
-            _receive(self._control)
-        except (EOFError, OSError) as error:
-            self.close()
-            stderr.seek(0)
-            tail = stderr.read().decode(errors="replace").strip()[-2000:]
-            raise BuildError(f"the compile workers did not start: {tail or error}") from None
-        self._control.settimeout(None)
-
     def close(self) -> None:
         """End the server and its forks. A later ``map`` starts a new one."""
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._process = self._control = None
+        self._process.close()
 
 
 @functools.cache
@@ -203,7 +123,7 @@ def serve(control_fd: int) -> None:
     control = socket.socket(fileno=control_fd)
     for module in _PRELOAD:
         importlib.import_module(module)
-    _send(control, "ready")
+    send(control, READY)
     selector = selectors.DefaultSelector()
     selector.register(control, selectors.EVENT_READ)
     running: dict[int, _Running] = {}
@@ -211,7 +131,7 @@ def serve(control_fd: int) -> None:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is control:
-                    pipe_fd, job = _fork(control, _receive(control), list(running))
+                    pipe_fd, job = _fork(control, receive(control), list(running))
                     running[pipe_fd] = job
                     selector.register(pipe_fd, selectors.EVENT_READ)
                 elif chunk := os.read(key.fd, 1 << 16):
@@ -220,7 +140,7 @@ def serve(control_fd: int) -> None:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     job = running.pop(key.fd)
-                    _send(control, (job.index, _outcome(job)))
+                    send(control, (job.index, _outcome(job)))
     except (EOFError, OSError):
         for job in running.values():
             with contextlib.suppress(ProcessLookupError):

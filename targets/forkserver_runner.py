@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-import tvm
+from collections.abc import Mapping
+from typing import Any
+
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from hapi_tvm.pool import VARIABLE
 from hapi_tvm.targets.forkserver import Outcome, shared_server
+from hapi_tvm.targets.here import Here
+from hapi_tvm.targets.kernel_timing import shapes_of, time_library
 
-__all__ = ["ForkServerRunner", "random_arguments", "runtime_environment", "time_library"]
-
-Shapes = tuple[tuple[int, ...], ...]
+__all__ = ["ForkServerRunner", "runtime_environment"]
 
 
 def runtime_environment(threads: int) -> dict[str, str]:
@@ -20,30 +21,29 @@ def runtime_environment(threads: int) -> dict[str, str]:
     return {VARIABLE: str(threads)}
 
 
-def random_arguments(shapes: Shapes, seed: int) -> list[tvm.runtime.Tensor]:
-    """float32 tensors on the CPU, standard normal: no denormals, which are slow."""
-    random = np.random.default_rng(seed)
-    return [tvm.runtime.tensor(random.standard_normal(shape, dtype=np.float32)) for shape in shapes]
-
-
-def time_library(path: str, shapes: Shapes, repeats: int, min_repeat_ms: int) -> list[float]:
-    """Seconds of one call, ``repeats`` times, each the mean over at least ``min_repeat_ms``; warmed up."""
-    library = tvm.runtime.load_module(path)
-    arguments = random_arguments(shapes, seed=0)
-    evaluator = library.time_evaluator("main", tvm.cpu(0), number=1, repeat=repeats + 1, min_repeat_ms=min_repeat_ms)
-    return [float(seconds) for seconds in evaluator(*arguments).results][1:]
+def _time_here(*arguments: Any) -> list[float]:
+    return time_library(Here(), *arguments)
 
 
 @derived_object
 class _Future(ms.runner.PyRunnerFuture):
-    def __init__(self, outcome: Outcome) -> None:
+    """Runs when its result is asked for, so that the caller has each before the next one runs."""
+
+    def __init__(self, call: tuple, timeout_s: float, environment: Mapping[str, str]) -> None:
         super().__init__()
-        self.outcome = outcome
+        self.call = call
+        self.timeout_s = timeout_s
+        self.environment = environment
+        self.outcome: Outcome | None = None
 
     def done(self) -> bool:
-        return True
+        return self.outcome is not None
 
     def result(self) -> ms.runner.RunnerResult:
+        if self.outcome is None:
+            (self.outcome,) = shared_server().map(
+                _time_here, [self.call], self.timeout_s, environment=self.environment
+            )
         return ms.runner.RunnerResult(self.outcome.value, self.outcome.error)
 
 
@@ -59,18 +59,12 @@ class ForkServerRunner(ms.runner.PyRunner):
         self.timeout_s = timeout_s
 
     def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
-        outcomes = shared_server().map(
-            time_library,
-            [
-                (
-                    str(item.artifact_path),
-                    tuple(tuple(int(size) for size in info.shape) for info in item.args_info),
-                    self.repeats,
-                    self.min_repeat_ms,
-                )
-                for item in runner_inputs
-            ],
-            timeout_s=self.timeout_s,
-            environment=runtime_environment(self.threads),
-        )
-        return [_Future(outcome) for outcome in outcomes]
+        environment = runtime_environment(self.threads)
+        return [
+            _Future(
+                (str(item.artifact_path), shapes_of(item), self.repeats, self.min_repeat_ms),
+                self.timeout_s,
+                environment,
+            )
+            for item in runner_inputs
+        ]

@@ -50,11 +50,18 @@ class SmallJob:
             database_dir=pathlib.Path(shutil.copytree(self.database_dir, folder / "database")),
         )
 
-    def build(self, sla: hapi.SLA = SLA, *, trials: int = 0, measure_budget: int | None = None) -> Artifact:
+    def build(
+        self,
+        sla: hapi.SLA = SLA,
+        *,
+        trials: int = 0,
+        measure_budget: int | None = None,
+        target: hapi.targets.Target = TARGET,
+    ) -> Artifact:
         return hapi.build(
             hapi.import_model(self.model),
             hapi.load_dataset(self.data),
-            TARGET,
+            target,
             sla=sla,
             run_dir=self.run_dir,
             trials=trials,

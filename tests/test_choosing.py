@@ -20,7 +20,7 @@ from hapi_tvm.exits import exit_graph
 from hapi_tvm.importing import import_model
 from hapi_tvm.kernel_database import target_folder
 from hapi_tvm.passes.winograd import ConvolutionShape
-from hapi_tvm.turns import PlainNetwork
+from hapi_tvm.turns import wholes_in_turns
 
 SMALL = ConvolutionShape((1, 1, 10, 10, 16), (1, 16, 3, 3, 16))
 LARGE = ConvolutionShape((1, 4, 30, 30, 16), (4, 64, 3, 3, 16))
@@ -87,8 +87,8 @@ def test_the_choice_agrees_with_the_direct_network_and_is_remembered(backbone, t
     assert {path: path.read_bytes() for path in _records(tmp_path, target)} == before
     assert set(second.network.kernels) == set(first.network.kernels)
     direct = tuned(backbone, tmp_path / "untuned", 0)
-    answers = [PlainNetwork(each.network, each.schedules, target).probabilities() for each in (first, direct)]
-    assert logit_error(*answers) <= 1e-4
+    wholes = [wholes_in_turns([each.network], each.schedules, target)[0] for each in (first, direct)]
+    assert logit_error(*(whole.probabilities for whole in wholes)) <= 1e-4
 
 
 def _records(database, target):

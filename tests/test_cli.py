@@ -28,6 +28,7 @@ from hapi_tvm.errors import InfeasibleSLA
 from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.passes.route import Route
 from hapi_tvm.report import read_report, write_report
+from hapi_tvm.targets.rpc.tracker import Tracker
 
 ROOT = Path(hapi_tvm.__file__).parent.parent
 HEAVY = ("tvm", "torch", "numpy", "onnx", "xgboost", "rich", "jinja2")
@@ -49,7 +50,18 @@ def run(*arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["build", "--help"], ["inspect", "-h"], ["predict", "-h"], ["report", "-h"], ["search", "-h"]],
+    [
+        ["--help"],
+        ["build", "--help"],
+        ["inspect", "-h"],
+        ["predict", "-h"],
+        ["report", "-h"],
+        ["search", "-h"],
+        ["targets", "-h"],
+        ["board", "-h"],
+        ["board", "check", "-h"],
+        ["board", "serve", "-h"],
+    ],
 )
 def test_help_imports_nothing_heavy_and_takes_under_a_second(arguments):
     script = (
@@ -188,6 +200,17 @@ def test_build_hands_every_option_on_and_prints_the_summary(model, data, tmp_pat
     for figure in ("93.64 %", "93.11 %", "-0.53 points", "2.08 ms", "1.13 ms", "0.54", "0.9713", "42.0 %"):
         assert figure in done.output
     assert done.output.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
+
+
+def test_build_takes_boards_by_tracker_and_key(model, data, tmp_path, replace_build):
+    builder = replace_build()
+    boards = ("--tracker", "127.0.0.1:1", "--key", "rasp4b", "--mcpu", "generic")
+    assert run("build", model, "--data", data, "--run", tmp_path / "run", *boards).exit_code == 0
+    target = builder.positional[2]
+    assert target.name == "llvm generic threads=1 key=rasp4b"
+    assert target.tracker == Tracker("127.0.0.1", 1, "rasp4b")
+    refused = run("build", model, "--data", data, "--run", tmp_path / "run", *boards[:2])
+    assert refused.exit_code == 2 and "belong together" in refused.output
 
 
 def test_build_takes_what_the_command_line_hands_on(model, data, tmp_path, replace_build):

@@ -28,12 +28,16 @@ class Layer:
 STAGES = (
     "algorithms branch_arrays calibration choices choosing compiling costing dataset_files datasets exits "
     "export_check features frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database "
-    "kernel_search kernels measuring network overheads reference reference_ops training tuning turns verifying"
+    "kernel_search kernels measuring network overheads reference reference_ops timing training tuning turns verifying "
+    "whole_run"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
     "records": Layer(
-        ("errors", "hashing", "jsonl", "pool", "processor", "recordio", "records", "runfolder", "sla_text"),
+        (
+            "addresses", "errors", "fresh_name", "hashing", "jsonl", "pool", "processor", "recordio", "records",
+            "runfolder", "sla_text", "timeline",
+        ),
         ("records",),
         ("numpy",),
     ),
@@ -43,15 +47,21 @@ LAYERS = {
     "targets": Layer(("targets",), ("records", "compat", "targets"), ("numpy", "tvm", "tvm_ffi")),
     "certify": Layer(("certify",), ("records", "certify"), ("numpy", "scipy")),
     "search": Layer(("search",), ("records", "search"), ("numba", "numpy", "optuna", "pymoo", "scipy", "xgboost")),
-    "runtime": Layer(("runtime",), ("records",), ("numpy", "tvm", "tvm_ffi")),
+    "runtime": Layer(("board_server", "runtime"), ("records",), ("numpy", "tvm", "tvm_ffi")),
     "stages": Layer(
         tuple(STAGES.split()),
         ("records", "terminal", "compat", "passes", "targets", "search", "runtime", "stages"),
         ("PIL", "google", "numpy", "onnx", "torch", "tvm", "tvm_ffi"),
     ),
     "top": Layer(
-        ("backbone_build", "building", "cli", "cli_options", "cli_search", "porting", "report", "researching"),
-        ("facade", "records", "terminal", "passes", "targets", "certify", "search", "runtime", "stages", "top"),
+        (
+            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "devices", "porting",
+            "report", "researching",
+        ),
+        (
+            "facade", "records", "terminal", "compat", "passes", "targets", "certify", "search", "runtime", "stages",
+            "top",
+        ),
         ("click", "jinja2", "numpy", "rich", "tvm"),
     ),
 }

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 
+import click
 import pytest
 
 import hapi_tvm
@@ -17,17 +18,26 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def commands(group=cli.main, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
+    """Every command by the words that call it, such as "board check"."""
+    found = {}
+    for name, command in group.commands.items():
+        words = (*path, name)
+        found |= commands(command, words) if isinstance(command, click.Group) else {" ".join(words): command}
+    return found
+
+
 def options(command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
 
 
 def test_every_command_is_told_and_every_told_command_exists():
-    told = set(re.findall(r"`hapi-tvm (\w+) [A-Z]", README))
-    assert told == set(cli.main.commands)
+    told = set(re.findall(r"`hapi-tvm ([a-z]+(?: [a-z]+)*)", README))
+    assert told == set(commands())
 
 
 def test_every_option_named_exists():
-    known = set().union(*(options(command) for command in cli.main.commands.values()))
+    known = set().union(*(options(command) for command in commands().values()))
     for script in (ROOT / "scripts").glob("*.py"):
         known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     for page in PAGES:

@@ -20,8 +20,12 @@ from hapi_tvm.errors import ArtifactError
 from hapi_tvm.importing import import_model
 from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.reference import RESULT, TorchReference
-from hapi_tvm.runtime import FORMAT, Answer, Artifact, load
+from hapi_tvm.runtime import FORMAT, Answer, Artifact, load, read_manifest, unloaded
 from tests.small_job import CLASSES, IMAGE_SHAPE, SmallJob, gratings
+
+# Where an ELF header names the machine, and an S/390 there (the System V ABI).
+ELF_MACHINE = slice(18, 20)
+EM_S390 = 22
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +246,31 @@ def test_an_artifact_needs_neither_torch_nor_the_compiler(built, image, tmp_path
     arguments = [sys.executable, "-c", script, built.run_dir / "model.so", tmp_path / "image.npy"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stdout.split(maxsplit=1) == [str(load(built.run_dir / "model.so").predict(image).label), "[]\n"]
+
+
+def test_a_manifest_is_read_without_loading(artifact, built):
+    path = built.run_dir / "model.so"
+    assert read_manifest(path) == artifact.manifest
+    assert unloaded(path).manifest == artifact.manifest
+
+
+def test_an_artifact_of_another_machine_tells_its_exits_and_runs_there(artifact, image, built, tmp_path):
+    """The same bytes, but the ELF header says that they are for an S/390."""
+    data = bytearray((built.run_dir / "model.so").read_bytes())
+    data[ELF_MACHINE] = EM_S390.to_bytes(2, "little")
+    path = tmp_path / "model.so"
+    path.write_bytes(data)
+    refused(path, "not a library that can be loaded here", artifact.manifest["target"])
+    elsewhere = unloaded(path)
+    np.testing.assert_array_equal(elsewhere.thresholds, artifact.thresholds)
+    for use in (lambda: elsewhere.predict(image), lambda: elsewhere.function("segment_00")):
+        with pytest.raises(ArtifactError, match="which is another machine"):
+            use()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 1, "torn', b"\x7fELF" + bytes(100)])
+def test_a_file_without_a_manifest(tmp_path, content):
+    path = tmp_path / "model.so"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="carries no hapi_tvm manifest"):
+        read_manifest(path)

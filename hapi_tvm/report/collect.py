@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,13 +23,15 @@ from hapi_tvm.records import (
     median_error,
 )
 from hapi_tvm.report.schema import ExitCost, KernelCost, Report, SegmentCost
+from hapi_tvm.targets.machine_facts import MachineFacts
 from hapi_tvm.verifying import Agreement, TestRun
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
     """What a finished run has to tell. calibration: the samples that were searched on. certificate: None where
-    none was asked for. front: designs for the Pareto plot. started: ISO time with zone."""
+    none was asked for. front: designs for the Pareto plot. machine: that the figures come from. started: ISO time
+    with zone."""
 
     model: str
     dataset: str
@@ -44,6 +45,7 @@ class RunRecords:
     test: CalibrationTable
     run: TestRun
     agreement: Agreement
+    machine: MachineFacts
     timings_s: Mapping[str, float]
     started: str
 
@@ -108,9 +110,9 @@ def collect(records: RunRecords) -> Report:
         "exits_breakdown": _exits(records, rates, right),
         "kernels": _kernels(records),
         "machine": {
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count() or 1,
-            "os": platform.platform(terse=True),
+            "cpu": records.machine.cpu,
+            "cores": records.machine.cores,
+            "os": records.machine.system,
             "python": platform.python_version(),
         },
         "threads": latency.threads,
@@ -232,12 +234,3 @@ def _spread(
     by_key: dict[str, KernelLatency] = {kernel.key: kernel for kernel in latency.kernels}
     variance = sum((keys.count(key) * by_key[key].sigma_us) ** 2 for key in set(keys))
     return latency.scale * math.sqrt(variance), all(by_key[key].measured for key in keys)
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

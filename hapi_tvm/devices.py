@@ -1,0 +1,77 @@
+"""What there is to compile for: families, the devices that TVM knows by name, and what can be reached from here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import tvm
+from tvm.target import codegen
+
+from hapi_tvm.targets.nvcc import find_nvcc
+
+__all__ = ["Family", "families"]
+
+ARM_COMPILER = "aarch64-linux-gnu-gcc"
+_ARM_TRIPLES = ("aarch64", "arm")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """compiles, runs: whether this machine does, with the next step where it does not. devices: TVM's tags."""
+
+    name: str
+    compiles: str
+    runs: str
+    devices: tuple[str, ...]
+
+
+def families() -> tuple[Family, ...]:
+    tags = _tags()
+    return (
+        Family("llvm", "yes", _this_processor(), tags["llvm"]),
+        Family("arm", _arm_compiler(), _arm_here(), tags["arm"]),
+        Family("cuda", _cuda_compiler(), _cuda_here(), tags["cuda"]),
+    )
+
+
+def _tags() -> dict[str, tuple[str, ...]]:
+    """TVM's tags by our families; those of other kinds of device are left out."""
+    found: dict[str, list[str]] = {"llvm": [], "arm": [], "cuda": []}
+    for name, target in tvm.target.list_tags().items():
+        family = str(target.kind.name)
+        if family == "llvm" and str(target.attrs.get("mtriple", "")).startswith(_ARM_TRIPLES):
+            family = "arm"
+        if family in found:
+            found[family].append(str(name))
+    return {family: tuple(sorted(names)) for family, names in found.items()}
+
+
+def _is_arm() -> bool:
+    return os.uname().machine.startswith(_ARM_TRIPLES)
+
+
+def _this_processor() -> str:
+    return f"here: {codegen.llvm_get_system_cpu()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _arm_compiler() -> str:
+    if _is_arm() or shutil.which(ARM_COMPILER):
+        return "yes"
+    return f"no {ARM_COMPILER}: apt-get install gcc-aarch64-linux-gnu"
+
+
+def _arm_here() -> str:
+    return _this_processor() if _is_arm() else "not here: on a board, over a tracker"
+
+
+def _cuda_compiler() -> str:
+    return "yes" if find_nvcc() else "to source; no nvcc: pip install 'nvidia-cuda-nvcc<14'"
+
+
+def _cuda_here() -> str:
+    device = tvm.cuda(0)
+    if device.exist:
+        return f"here: {device.device_name}, sm_{str(device.compute_version).replace('.', '')}"
+    return "no CUDA device or driver here: on a board, over a tracker"

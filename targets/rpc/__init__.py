@@ -1,0 +1,1 @@
+"""Boards: devices of other machines, behind TVM's RPC tracker."""
