@@ -77,6 +77,7 @@ def compile_backbone(
     ``timings_s`` has "lower", "tune", "choose" and "compile". Raises TargetError, and BuildError, also where the
     library computes something else than the backbone does in torch; ``library`` is not written then.
     """
+    target.reach.check()
     timings_s: dict[str, float] = {}
     graph = replace(exit_graph(backbone, may_be_empty=True), candidates=())
     tuned = tuned_network(backbone, graph, {}, target, pathlib.Path(database_dir), trials, seed, timings_s)

@@ -37,7 +37,7 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 # A server that was up for so long does not fail by itself.
 _LONG_S = 10.0
-_FACTS_FUNCTION = "hapi.board.facts"
+_FACTS_FUNCTION = "hapi.board.facts"  # as in targets.rpc.facts, which a board need not have
 
 
 def is_loopback(host: str) -> bool:

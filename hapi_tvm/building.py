@@ -35,6 +35,7 @@ from hapi_tvm.report.files import read_report, write_report
 from hapi_tvm.runfolder import RunFolder
 from hapi_tvm.runtime import Artifact, load, unloaded
 from hapi_tvm.search import ladder, pareto, search
+from hapi_tvm.search.front import joined
 from hapi_tvm.targets import Target
 from hapi_tvm.training import BranchWeights, TrainingConfig, train_branches
 from hapi_tvm.verifying import compare, run_test_split
@@ -76,6 +77,7 @@ def build(
     Raises HapiError: DataError, NoLegalCut, InfeasibleSLA, RunMismatch, BuildError, ...
     """
     check_dataset(data, backbone.input_shape, backbone.classes)
+    target.reach.check()
     identity = {
         "model": backbone.hash,
         "dataset": data.hash,
@@ -334,6 +336,7 @@ class _Run:
                 latency_quantile=sla.latency_quantile,
                 max_exits=sla.max_exits,
             )
+            front = joined(front, chosen.design)
             note(f"{len(front)} designs")
         with stage("verify", self.timings_s) as note:
             libraries = (self.folder.path(name) for name in ("model.so", "backbone.so"))

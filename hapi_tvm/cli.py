@@ -79,7 +79,7 @@ main.add_command(targets)
 @click.option(
     "--run", "run_dir", required=True, type=click.Path(path_type=Path), help="Run folder; made or resumed."
 )
-@click.option("--target", type=click.Choice(["llvm"]), default="llvm", show_default=True)
+@click.option("--target", type=click.Choice(["llvm", "arm"]), default="llvm", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; the device's unless given.")
 @click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker; with --key, runs all on boards there.")

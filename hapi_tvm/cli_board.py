@@ -79,10 +79,12 @@ def check(key: str, tracker: str, wait_s: float):
 
     Prints name, TVM version, speed, noise, clock drift and free memory.
     """
+    from hapi_tvm.progress import set_up_logging
     from hapi_tvm.report.summary import print_table
     from hapi_tvm.targets.rpc.check import check_boards
     from hapi_tvm.targets.rpc.tracker import parse_tracker
 
+    set_up_logging(verbose=False)
     reports = check_boards(parse_tracker(tracker, key), wait_s)
     print_table(_boards_table(reports))
     for report in reports:
@@ -137,7 +139,7 @@ def _boards_table(reports: list[BoardReport]):
             _told(report.speed_gflops, "{:.1f} GFLOP/s"),
             _told(report.noise, "{:.1%}"),
             _told(report.drift, "{:+.1%}"),
-            f"{report.round_trip_ms:.1f} ms",
+            f"{report.round_trip_ms:.2f} ms",
             _gibibytes(report.facts.free_memory_bytes),
             _gibibytes(report.facts.free_disk_bytes),
         )

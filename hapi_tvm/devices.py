@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 
 import tvm
 from tvm.target import codegen
 
+from hapi_tvm.errors import MissingCompiler
+from hapi_tvm.targets.arm_devices import TRIPLE, arm_devices
+from hapi_tvm.targets.cross import find_cross_compiler
 from hapi_tvm.targets.nvcc import find_nvcc
 
 __all__ = ["Family", "families"]
 
-ARM_COMPILER = "aarch64-linux-gnu-gcc"
 _ARM_TRIPLES = ("aarch64", "arm")
 
 
@@ -38,12 +39,10 @@ def families() -> tuple[Family, ...]:
 
 def _tags() -> dict[str, tuple[str, ...]]:
     """TVM's tags by our families; those of other kinds of device are left out."""
-    found: dict[str, list[str]] = {"llvm": [], "arm": [], "cuda": []}
+    found: dict[str, list[str]] = {"llvm": [], "arm": list(arm_devices()), "cuda": []}
     for name, target in tvm.target.list_tags().items():
         family = str(target.kind.name)
-        if family == "llvm" and str(target.attrs.get("mtriple", "")).startswith(_ARM_TRIPLES):
-            family = "arm"
-        if family in found:
+        if family in found and not str(target.attrs.get("mtriple", "")).startswith(_ARM_TRIPLES):
             found[family].append(str(name))
     return {family: tuple(sorted(names)) for family, names in found.items()}
 
@@ -57,9 +56,11 @@ def _this_processor() -> str:
 
 
 def _arm_compiler() -> str:
-    if _is_arm() or shutil.which(ARM_COMPILER):
-        return "yes"
-    return f"no {ARM_COMPILER}: apt-get install gcc-aarch64-linux-gnu"
+    try:
+        find_cross_compiler(TRIPLE)
+    except MissingCompiler:
+        return f"no {TRIPLE}-gcc: apt-get install gcc-aarch64-linux-gnu"
+    return "yes"
 
 
 def _arm_here() -> str:
@@ -74,4 +75,4 @@ def _cuda_here() -> str:
     device = tvm.cuda(0)
     if device.exist:
         return f"here: {device.device_name}, sm_{str(device.compute_version).replace('.', '')}"
-    return "no CUDA device or driver here: on a board, over a tracker"
+    return "no GPU or driver here: compiles only"

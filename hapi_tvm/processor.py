@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import platform
 from collections.abc import Collection
 
 __all__ = ["flags_of", "missing_flags"]
@@ -71,8 +72,10 @@ def missing_flags(needed: Collection[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _flags_here() -> frozenset[str]:
+    """Under an emulator the file may be that of the machine below, whose lines have the other name."""
+    wanted = "Features" if platform.machine() == "aarch64" else "flags"
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = (line.partition(":") for line in lines)
-    listed = (value.split() for name, _, value in fields if name.strip() in ("flags", "Features"))
+    listed = (value.split() for name, _, value in fields if name.strip() == wanted)
     return frozenset(flag for flags in listed for flag in flags)

@@ -12,6 +12,7 @@ from hapi_tvm.errors import RecordError, RunMismatch, SLAError
 from hapi_tvm.recordio import Envelope
 from hapi_tvm.records import SLA, CalibrationTable, Design, ExitGraph, LatencyTable, Option, Prediction
 from hapi_tvm.search import Space, evaluate, pareto
+from hapi_tvm.search.front import joined
 from hapi_tvm.search.solver import solve
 
 __all__ = ["Found", "RunTables", "candidates_named", "read_tables", "search_again"]
@@ -67,16 +68,22 @@ def candidates_named(graph: ExitGraph, names: Sequence[str]) -> frozenset[int]:
 
 
 def search_again(tables: RunTables, sla: SLA, space: Space, *, seconds: float) -> Found:
-    """The best design for ``sla``, and the front that it is one point of or near. ``seconds`` for each.
+    """The best design for ``sla``, and the front, of which no design is beaten by it. ``seconds`` for each.
 
-    Raises InfeasibleSLA, SLAError and RecordError, as ``search`` does.
+    Raises InfeasibleSLA, SLAError and RecordError, as ``search`` does. SLAError for an SLA that asks for a certificate,
+    too: samples that several searches were certified on would promise less with each.
     """
+    if sla.certify_delta is not None:
+        raise SLAError(
+            f"SLA: certify_delta={sla.certify_delta} is for a build, which certifies once on samples that no search "
+            "saw; leave it out here, or run `hapi-tvm build` with it"
+        )
     records = (tables.calibration, tables.latency, tables.graph)
     solution = solve(*records, sla, space=space, time_limit_s=seconds)
     levels = {"drop_confidence": sla.drop_confidence, "latency_quantile": sla.latency_quantile}
     plain = evaluate(tables.calibration, tables.latency, (), **levels)
     front = pareto(*records, **levels, max_exits=sla.max_exits, space=space, time_limit_s=seconds)
-    return Found(solution.design, solution.gap, plain, front)
+    return Found(solution.design, solution.gap, plain, joined(front, solution.design))
 
 
 def _read(path: pathlib.Path) -> Envelope:

@@ -15,7 +15,9 @@ from hapi_tvm.passes.attach_manifest import AttachManifest
 from hapi_tvm.passes.blocked_layout import BlockedLayout
 from hapi_tvm.passes.cut_segments import CutSegments
 from hapi_tvm.passes.drop_exits import DropExits
+from hapi_tvm.passes.inline_pieces import InlinePieces
 from hapi_tvm.passes.lower_segments import LowerSegments
+from hapi_tvm.passes.plan_memory import PlanMemory
 from hapi_tvm.passes.route import Route
 from hapi_tvm.passes.stamp_calls import StampCalls
 from hapi_tvm.passes.winograd import ConvolutionShape
@@ -88,6 +90,8 @@ def to_virtual_machine() -> tvm.transform.Pass:
     """What ``tvm.compile`` runs on a lowered module; its default would legalise and fuse the router too."""
     return tvm.transform.Sequential(
         [
+            # One function for a whole run.
+            InlinePieces(),
             # Destination passing.
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
@@ -95,6 +99,7 @@ def to_virtual_machine() -> tvm.transform.Pass:
             # Only where pieces are to be timed on a board.
             StampCalls(),
             # Memory.
+            PlanMemory(),
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),

@@ -2,8 +2,9 @@
 """What cutting costs: a classifier cut at all its candidates, with no branch, against the same one uncut.
 
 Both are lowered apart from each other, with the algorithms and schedules that tuning chose for the uncut one.
-The cut module's ``main`` calls one segment after the other. Each thread count gets a process,
-which checks that both answer the same and times them in turns. JSON on stdout, progress on stderr.
+The cut module's ``main`` is that of a design with an exit at each candidate and no branch: at each cut it asks a flag
+that is never set, and goes on. Each thread count gets a process, which checks that both answer the same and times them
+in turns. JSON on stdout, progress on stderr.
 
 ``ratio`` is the cut module's time over the uncut one's, of the medians; ``kernels_differ`` counts the
 kernels that only one of them calls: 0 where no cut splits a kernel. Needs the extra ``bench``.
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 
 import hapi_tvm as hapi
 from bench_models import MODELS, Model, classifier, export_onnx, image
@@ -65,7 +66,7 @@ def build(backbone: Backbone, target: Target, folder: pathlib.Path, database: pa
     schedules = best_schedules((cut.kernels | uncut.kernels).values(), target, database)
 
     about = manifest(backbone, target)
-    chained = AttachManifest(json.dumps(about))(in_sequence(cut.module, len(cut.segments)))
+    chained = AttachManifest(json.dumps(about))(routed(cut.module, len(cut.segments)))
     calls = {"cut": _calls(cut), "uncut": _calls(uncut)}
     differ = (calls["cut"] - calls["uncut"]) + (calls["uncut"] - calls["cut"])
     pair = Pair(
@@ -80,20 +81,45 @@ def build(backbone: Backbone, target: Target, folder: pathlib.Path, database: pa
     return pair
 
 
-def in_sequence(lowered: tvm.IRModule, segments: int) -> tvm.IRModule:
-    """``lowered`` with a ``main`` that calls all its segments, with the signature of one without exits."""
+def routed(lowered: tvm.IRModule, segments: int) -> tvm.IRModule:
+    """``lowered`` with a ``main`` as ``Route`` makes it, but for the branches: at each cut it asks one flag, which is
+    computed once and never set, and behind which lies an answer of zeros. It takes an image alone."""
+    names = [segment_name(index) for index in range(segments)]
     kernels = {var: f for var, f in lowered.functions_items() if isinstance(f, tvm.tirx.PrimFunc)}
     builder = relax.BlockBuilder(tvm.IRModule(kernels, attrs=lowered.attrs))
-    names = [segment_name(index) for index in range(segments)]
     chain = [builder.add_func(lowered[name], name) for name in names]
     x = relax.Var("x", lowered[names[0]].params[0].ty)
-    with builder.function("main", [x]):
-        value = x
-        for segment in chain:
-            value = builder.emit(relax.Call(segment, [value]))
-        probabilities, confidence = (builder.emit(relax.TupleGetItem(value, field)) for field in (0, 1))
-        builder.emit_func_output(relax.Tuple([probabilities, relax.const(0, "int32"), confidence]))
-    return builder.finalize()
+    flag = builder.add_func(_flag([int(extent) for extent in x.ty.shape]), "flag")
+    verdict = relax.TensorType((), "bool")
+    fires = relax.Var("fires", verdict)
+    shape = [int(extent) for extent in lowered[names[-1]].ret_ty.fields[0].shape]
+    zeros = relax.Tuple(
+        [relax.const(np.zeros(shape, "float32")), relax.const(0, "int32"), relax.const(np.zeros(1, "float32"))]
+    )
+    answer = relax.TupleType([zeros.fields[0].ty, zeros.fields[1].ty, zeros.fields[2].ty])
+
+    def sequence(bindings: list[relax.Binding], result: relax.Expr) -> relax.SeqExpr:
+        value = relax.Var("answer", answer)
+        return relax.SeqExpr([relax.BindingBlock([*bindings, relax.VarBinding(value, result)])], value)
+
+    def rest(index: int, entry: relax.Var, bindings: list[relax.Binding]) -> relax.SeqExpr:
+        tensor = relax.Var("tensor", lowered[names[index]].ret_ty)
+        bindings = [*bindings, relax.VarBinding(tensor, relax.Call(chain[index], [entry]))]
+        if index == segments - 1:
+            fields = [relax.TupleGetItem(tensor, field) for field in (0, 1)]
+            return sequence(bindings, relax.Tuple([fields[0], relax.const(0, "int32"), fields[1]]))
+        return sequence(bindings, relax.If(fires, sequence([], zeros), rest(index + 1, tensor, [])))
+
+    asked = relax.VarBinding(fires, relax.call_tir(flag, [x], out_ty=verdict))
+    builder.add_func(relax.Function([x], rest(0, x, [asked]), answer), "main")
+    return relax.transform.Normalize()(builder.finalize())
+
+
+def _flag(shape: list[int]) -> tvm.tirx.PrimFunc:
+    """Whether the first value of an image is so large as no image's is."""
+    x = te.placeholder(shape, "float32", "x")
+    fires = te.compute((), lambda: x[tuple(0 for _ in shape)] >= tvm.tirx.const(1e30, "float32"), "fires")
+    return te.create_prim_func([x, fires]).without_attr("global_symbol")
 
 
 def _cut_network(backbone: Backbone, graph: ExitGraph, tiles: Tiles, target: Target) -> LoweredNetwork:

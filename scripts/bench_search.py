@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The exact search against the other mechanisms: same tables, same designs, same wall time, one core each.
 
-A peer runs once, for the longest of ``--seconds``; its values at the shorter times are its best-so-far then, for
-nothing that a peer does depends on how much time it will have. The exact search runs once for each, to have its proven
-gap, too. All choose thresholds from the same grid. JSON on stdout, progress on stderr, ``--plot`` in SVG or
-PNG. Needs the extra ``bench``.
+The exact search runs once for each of ``--seconds``, to have its proven gap. Then each peer runs once, for the
+longest; its values at the shorter times are its best-so-far then, for nothing that a peer does depends on how much time
+it will have. One that has found what the exact search proved to be the best is stopped. All choose thresholds from the
+same grid. JSON on stdout, progress on stderr, ``--plot`` in SVG or PNG. Needs the extra ``bench``.
 
 ``best``: mean latency in microseconds where an accuracy drop is allowed, else the accuracy drop as a share of the
 samples; null where nothing was found that keeps the SLA; after the longest time, and under ``at`` after each.
@@ -55,17 +55,27 @@ def run_all(
     with concurrent.futures.ProcessPoolExecutor(
         jobs, mp_context=spawn, initializer=warm_up, initargs=(strategies,)
     ) as pool:
-        waiting = [
-            pool.submit(race, case, strategy, given, seed, clock)
-            for case in cases
-            for strategy in strategies
-            for given in (seconds if strategy == EXACT else seconds[-1:])
-        ]
-        for count, done in enumerate(concurrent.futures.as_completed(waiting), 1):
-            result = done.result()
-            results[result.case].append(result)
-            print(f"{count}/{len(waiting)} {result.case} {result.strategy} {result.seconds:g} s", file=sys.stderr)
+        if EXACT in strategies:
+            races = [(case, EXACT, given, seed, clock) for case in cases for given in seconds]
+            _gather(pool, races, results)
+        proven = {case: _proven(results[case.name]) for case in cases}
+        peers = [strategy for strategy in strategies if strategy != EXACT]
+        races = [(case, peer, seconds[-1], seed, clock, proven[case]) for case in cases for peer in peers]
+        _gather(pool, races, results)
     return results
+
+
+def _gather(pool: concurrent.futures.Executor, races: list[tuple], results: dict[str, list[Result]]) -> None:
+    waiting = [pool.submit(race, *arguments) for arguments in races]
+    for count, done in enumerate(concurrent.futures.as_completed(waiting), 1):
+        result = done.result()
+        results[result.case].append(result)
+        print(f"{count}/{len(waiting)} {result.case} {result.strategy} {result.seconds:g} s", file=sys.stderr)
+
+
+def _proven(exact: list[Result]) -> Key | None:
+    """The best key there is, if one of the runs has proven it."""
+    return next((result.outcome.key for result in exact if result.outcome.proven), None)
 
 
 class Row:
@@ -121,6 +131,7 @@ class Row:
             "gap": self._gaps()[-1] if self.exact else None,
             "gap_at": {f"{s:g}": gap for s, gap in zip(self.seconds, self._gaps(), strict=False)},
             "proven_at": {f"{seconds:g}": result.outcome.proven for seconds, result in self.exact.items()},
+            "seconds_to_proof": next((r.took_s for _, r in sorted(self.exact.items()) if r.outcome.proven), None),
             "seconds_to_best": {
                 name: result.outcome.trace[-1].seconds if result.outcome.trace else None
                 for name, result in longest.items()

@@ -7,7 +7,7 @@ import pathlib
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,10 +49,12 @@ class Result:
         return next((point.seconds for point in self.outcome.trace if point.key <= key), None)
 
 
-def race(case: Case, strategy: str, seconds: float, seed: int, clock: str = "wall") -> Result:
-    """clock: of CLOCKS."""
+def race(
+    case: Case, strategy: str, seconds: float, seed: int, clock: str = "wall", enough: Key | None = None
+) -> Result:
+    """clock: of CLOCKS. enough: as of ``Problem``."""
     clock_s = CLOCKS[clock]
-    problem = _problem(case)
+    problem = replace(_problem(case), enough=enough)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     started_s = clock_s()
     outcome = _strategy(strategy).solve(problem, seconds=seconds, seed=seed, clock=clock_s)

@@ -5,7 +5,8 @@ The network sees 52,000 of the 60,000 training images. The other 8,000, and all 
 belong to the example (``scripts/embed_example.py``), so no stage of the example meets an image that
 the backbone was fitted to. The test accuracy printed here is over the 10,000 test images.
 
-Needs Debian's package ``dataset-fashion-mnist``. Resumes from ``--checkpoint`` when killed.
+Needs Debian's package ``dataset-fashion-mnist``. Resumes from ``--checkpoint`` when killed. ``--blocks 3`` makes a
+ResNet-20, the second network of ``scripts/bench_search.py``'s figures.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class BasicBlock(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def resnet56() -> nn.Module:
-    """ResNet-56 for [N, 1, 28, 28] images in [0, 1]; logits [N, 10]."""
+def resnet(blocks: int) -> nn.Module:
+    """ResNet-(6 ``blocks`` + 2) for [N, 1, 28, 28] images in [0, 1]; logits [N, 10]. blocks: in each of 3 stages."""
     layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     channels = 16
     for width, stride in ((16, 1), (32, 2), (64, 2)):
-        for block in range(9):
+        for block in range(blocks):
             layers.append(BasicBlock(channels, width, stride if block == 0 else 1))
             channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
@@ -88,7 +89,7 @@ def train(args: argparse.Namespace) -> nn.Module:
     images, labels = read_idx("train")
     images, labels = to_input(images[BACKBONE_TRAIN]), torch.from_numpy(labels[BACKBONE_TRAIN]).long()
 
-    model = resnet56().to(memory_format=torch.channels_last)
+    model = resnet(args.blocks).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = -(-len(images) // args.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -134,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("hapi_tvm/data/resnet56_fashion_mnist.onnx"))
     parser.add_argument("--checkpoint", type=pathlib.Path, default=pathlib.Path("backbone.ckpt"))
+    parser.add_argument("--blocks", type=int, default=9, help="in each stage: 9 for ResNet-56, 3 for ResNet-20")
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.3)

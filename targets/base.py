@@ -1,4 +1,4 @@
-"""What a device family must offer. One implementation a file: ``cuda``, ``llvm``."""
+"""What a device family must offer. One implementation a file: ``arm``, ``cuda``, ``llvm``."""
 
 from __future__ import annotations
 

@@ -35,27 +35,7 @@ class ThisGpu:
     nvcc: str | None
     remote: ClassVar[bool] = False
 
-    def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
-        _MACHINE.export(executable, path)
-
-    def staged(self, executable: tvm.runtime.Executable) -> AbstractContextManager[Program]:
-        self._check()
-        return _MACHINE.staged(executable)
-
-    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
-        self._check()
-        return _MACHINE.run(function, *arguments, timeout_s=timeout_s)
-
-    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
-        """In forks of a process that has never used the GPU, one at a time."""
-        self._check()
-        forked = [(function, *call) for call in calls]
-        return shared_server().map(_on_gpu, forked, timeout_s, environment=compiler_variables(self.nvcc))
-
-    def facts(self) -> MachineFacts:
-        return _MACHINE.facts()
-
-    def _check(self) -> None:
+    def check(self) -> None:
         if not tvm.device(DEVICE).exist:
             raise TargetError(
                 f"{self.target} has no device here: TVM finds no GPU of NVIDIA's, so it compiles and runs nothing. "
@@ -66,6 +46,26 @@ class ThisGpu:
                 f"{self.target} holds source, and measuring takes machine code: `pip install 'nvidia-cuda-nvcc<14'`, "
                 "and leave compiler out"
             )
+
+    def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
+        _MACHINE.export(executable, path)
+
+    def staged(self, executable: tvm.runtime.Executable) -> AbstractContextManager[Program]:
+        self.check()
+        return _MACHINE.staged(executable)
+
+    def run(self, function: Callable, *arguments: Any, timeout_s: float) -> Ran:
+        self.check()
+        return _MACHINE.run(function, *arguments, timeout_s=timeout_s)
+
+    def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[Outcome]:
+        """In forks of a process that has never used the GPU, one at a time."""
+        self.check()
+        forked = [(function, *call) for call in calls]
+        return shared_server().map(_on_gpu, forked, timeout_s, environment=compiler_variables(self.nvcc))
+
+    def facts(self) -> MachineFacts:
+        return _MACHINE.facts()
 
 
 def _on_gpu(function: Callable, *arguments: Any) -> Any:

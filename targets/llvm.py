@@ -25,6 +25,7 @@ from hapi_tvm.targets.rpc.runner import FleetRunner
 from hapi_tvm.targets.rpc.tracker import Tracker, parse_tracker
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
 from hapi_tvm.targets.rules.prefetch import PrefetchWeights
+from hapi_tvm.targets.rules.vectors import AVX2, AVX512, NEON, SSE, VectorUnit
 
 __all__ = ["LlvmTarget", "llvm"]
 
@@ -70,16 +71,20 @@ class LlvmTarget:
         return FleetRunner(shared_fleet(self.tracker), repeats, min_repeat_ms, self.threads)
 
     def space(self, func: tvm.tirx.PrimFunc) -> ms.space_generator.SpaceGenerator:
-        return cpu_space(func, self.vector_width, self.threads)
+        return cpu_space(func, self._vectors, self.threads)
 
     def default_schedule(self, func: tvm.tirx.PrimFunc) -> tvm.s_tir.Schedule | None:
-        return cpu_default_schedule(func, self.vector_width, self.threads)
+        return cpu_default_schedule(func, self._vectors, self.threads)
 
     def finish(self, module: tvm.IRModule) -> tvm.IRModule:
         return PrefetchWeights()(module)
 
     def compiling(self) -> AbstractContextManager[object]:
         return self.tvm_target
+
+    @property
+    def _vectors(self) -> VectorUnit:
+        return _vector_unit(self.mcpu).with_lanes(self.vector_width)
 
 
 def usable_cores() -> int:
@@ -96,10 +101,11 @@ def _features(mcpu: str) -> frozenset[str]:
     return frozenset(str(name) for name in codegen.llvm_get_cpu_features(_tvm_target(mcpu)))
 
 
-def _vector_width(mcpu: str) -> int:
-    """float32 lanes: 16 with AVX-512, 8 with AVX2, else 4."""
+def _vector_unit(mcpu: str) -> VectorUnit:
+    """The widest registers that a processor computes in."""
+    units = {"avx512f": AVX512, "avx2": AVX2, "neon": NEON}
     features = _features(mcpu)
-    return 16 if "avx512f" in features else 8 if "avx2" in features else 4
+    return next((unit for feature, unit in units.items() if feature in features), SSE)
 
 
 def _known_processors() -> list[str]:
@@ -178,7 +184,7 @@ def llvm(
         boards = parse_tracker(tracker, key)
         mcpu = processor_of(boards) if mcpu is None else mcpu
         _check_known(mcpu)
-    width = _vector_width(mcpu) if vector_width is None else vector_width
+    width = _vector_unit(mcpu).lanes if vector_width is None else vector_width
     return LlvmTarget(_name(mcpu, threads, vector_width, key), mcpu, threads, width, boards)
 
 

@@ -43,6 +43,12 @@ class Reach(Protocol):
 
     remote: bool
 
+    def check(self) -> None:
+        """Raise TargetError where there is no device to run on, before a build spends time on anything else.
+
+        Nobody is asked: a build that is finished needs no device.
+        """
+
     def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
         """Write a shared library that the device's machine can load."""
 
@@ -70,6 +76,9 @@ class ThisMachine:
     threads: int
     device: str = "cpu"
     remote: ClassVar[bool] = False
+
+    def check(self) -> None:
+        pass
 
     def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
         executable.export_library(str(path))

@@ -1,4 +1,8 @@
-"""Real trackers and real servers on loopback, each a process group of its own that a test may stop or kill."""
+"""Real trackers and real servers on loopback, each a process group of its own that a test may stop or kill.
+
+They are forks of one process that has TVM loaded, which makes them in milliseconds; ``tests/test_cli_board.py``
+starts servers as users do.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +11,39 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hapi_tvm.errors import TargetError
-from hapi_tvm.targets.rpc.tracker import Tracker, summary
-from tests.checkout import ROOT
+import psutil
 
-__all__ = ["KEY", "BoardProcess", "board", "free_port", "tracker", "until"]
+from hapi_tvm.errors import TargetError
+from hapi_tvm.targets.messages import receive, send
+from hapi_tvm.targets.rpc.tracker import Tracker, summary
+from hapi_tvm.targets.rpc.zygote import shared_zygote
+
+__all__ = ["KEY", "BoardProcess", "board", "free_port", "gone", "tracker", "until"]
 
 KEY = "test-board"
-_PATIENCE_S = 60.0
-
-_TRACKER = """
-import sys
-sys.modules["torch"] = None
-from tvm.rpc.tracker import PopenTrackerServerState
-PopenTrackerServerState("127.0.0.1", {port}, {port} + 1, silent=True)
-"""
-_BOARD = """
-import sys
-sys.modules["torch"] = None
-sys.path.insert(0, {root!r})
-{prelude}
-from hapi_tvm.board_server import serve
-serve(("127.0.0.1", {tracker}), {key!r}, "127.0.0.1", None, lambda line: print(line, flush=True))
-"""
-# TVM's own, as ``python -m tvm.exec.rpc_server`` runs it, less the process around it.
-_PLAIN_BOARD = """
-import sys
-sys.modules["torch"] = None
-from tvm.rpc.server import PopenRPCServerState
-server = PopenRPCServerState("127.0.0.1", 9090, 9190, tracker_addr=("127.0.0.1", {tracker}), key={key!r}, silent=True)
-print("on 127.0.0.1:%d and" % server.port, flush=True)
-"""
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
 class BoardProcess:
     """name: "host:port", as the fleet calls the board."""
 
-    process: subprocess.Popen
+    pid: int
+    channel: socket.socket
     name: str
 
     def signal(self, number: int) -> None:
         """To the server and its sessions."""
-        os.killpg(self.process.pid, number)
+        os.killpg(self.pid, number)
 
     def line(self) -> str:
-        """The next line that it prints."""
-        assert select.select([self.process.stdout], [], [], _PATIENCE_S)[0], "the board printed nothing"
-        return self.process.stdout.readline()
+        """The next line that the server says."""
+        return _line(self.channel)
 
     @contextlib.contextmanager
     def slowed(self, stopped_ms: float, running_ms: float) -> Iterator[None]:
@@ -90,41 +72,89 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(condition, what: str) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
+def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline_s, f"waited in vain until {what}"
         time.sleep(0.05)
 
 
-@contextlib.contextmanager
-def _group(program: str, stdout: int) -> Iterator[subprocess.Popen]:
-    """A process group; killed at the end of the block, whatever it is in."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=stdout,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def gone(process: psutil.Process) -> bool:
     try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextlib.contextmanager
 def tracker(port: int | None = None) -> Iterator[Tracker]:
     """A tracker that answers; the boards' key is ``KEY``."""
     found = Tracker("127.0.0.1", free_port() if port is None else port, KEY)
-    with _group(_TRACKER.format(port=found.port), subprocess.DEVNULL):
+    with _group(_track, found.port):
         until(lambda: _answers(found), "the tracker answers")
         yield found
+
+
+@contextlib.contextmanager
+def board(at: Tracker, prelude: str = "", key: str = KEY, plain: bool = False) -> Iterator[BoardProcess]:
+    """A board that is registered, as ``hapi-tvm board serve`` makes it; plain: as TVM's own server does.
+
+    prelude: Python that its process runs first.
+    """
+    with _group(_serve_plain if plain else _serve, prelude, at.port, key) as (pid, channel):
+        name = _line(channel).split(" on ")[1].split(" ")[0]
+        until(lambda: name in summary(at).boards.get(key, ()), "the board is registered")
+        yield BoardProcess(pid, channel, name)
+
+
+@contextlib.contextmanager
+def _group(function: Callable, *arguments: object) -> Iterator[tuple[int, socket.socket]]:
+    """A process group that runs ``function(channel, *arguments)``; killed at the end of the block, stopped or not."""
+    pid, channel = shared_zygote().start(_in_a_group, function, arguments)
+    process = psutil.Process(pid)
+    assert _line(channel) == "grouped"
+    try:
+        yield pid, channel
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        until(lambda: gone(process), "the process is gone")
+        channel.close()
+
+
+def _in_a_group(channel: socket.socket, function: Callable, arguments: tuple) -> None:
+    os.setsid()
+    send(channel, "grouped")
+    function(channel, *arguments)
+
+
+def _track(_channel: socket.socket, port: int) -> None:
+    from tvm.rpc.tracker import PopenTrackerServerState
+
+    PopenTrackerServerState("127.0.0.1", port, port + 1, silent=True)
+    threading.Event().wait()
+
+
+def _serve(channel: socket.socket, prelude: str, port: int, key: str) -> None:
+    from hapi_tvm.board_server import serve
+
+    exec(prelude, {})
+    serve(("127.0.0.1", port), key, "127.0.0.1", None, lambda line: send(channel, line))
+
+
+def _serve_plain(channel: socket.socket, prelude: str, port: int, key: str) -> None:
+    """TVM's own, as ``python -m tvm.exec.rpc_server`` runs it, less the process around it."""
+    from tvm.rpc.server import PopenRPCServerState
+
+    exec(prelude, {})
+    server = PopenRPCServerState("127.0.0.1", 9090, 9190, tracker_addr=("127.0.0.1", port), key=key, silent=True)
+    send(channel, f"is on 127.0.0.1:{server.port} ")
+    threading.Event().wait()
+
+
+def _line(channel: socket.socket) -> str:
+    assert select.select([channel], [], [], PATIENCE_S)[0], "the process said nothing"
+    return receive(channel)
 
 
 def _answers(found: Tracker) -> bool:
@@ -133,21 +163,3 @@ def _answers(found: Tracker) -> bool:
     except TargetError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def board(
-    at: Tracker, prelude: str = "", key: str = KEY, plain: bool = False, registered: bool = True
-) -> Iterator[BoardProcess]:
-    """A board, as ``hapi-tvm board serve`` makes it; plain: as TVM does. prelude: Python that its server runs first.
-
-    registered: wait until the tracker knows it.
-    """
-    program = (_PLAIN_BOARD if plain else _BOARD).format(root=str(ROOT), prelude=prelude, tracker=at.port, key=key)
-    with _group(program, subprocess.PIPE) as process:
-        made = BoardProcess(process, "")
-        name = made.line().split(" on ")[-1].split(" and ")[0] if not plain else made.line().split()[1]
-        made = BoardProcess(process, name)
-        if registered:
-            until(lambda: name in summary(at).boards.get(key, ()), "the board is registered")
-        yield made

@@ -17,6 +17,17 @@ def answer(place: Place, program: Program, *arrays: np.ndarray) -> list[np.ndarr
     return list(machine.answer())
 
 
+def answers(place: Place, program: Program, images: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
+    """Of an early-exit network to images [N, 1, C, H, W]: probabilities [N, K], exits [N] and confidences [N]."""
+    machine, limits = place.machine(program), place.tensor(thresholds)
+    found = []
+    for image in images:
+        machine.run_us([place.tensor(image), limits])
+        found.append(machine.answer())
+    probabilities, exits, confidences = zip(*found, strict=True)
+    return [np.concatenate(probabilities), np.array(exits), np.concatenate(confidences)]
+
+
 def pieces_us(place: Place, program: Program, steps: Sequence[Step], image: np.ndarray) -> list[float]:
     return place.machine(program).pieces_us([place.tensor(image)], steps, 0.0)
 

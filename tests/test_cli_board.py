@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hapi_tvm.cli import main
 from hapi_tvm.targets.rpc.board import open_board
 from hapi_tvm.targets.rpc.tracker import request, summary
-from tests.boards import KEY, board, free_port, tracker, until
+from tests.boards import KEY, board, free_port, gone, tracker, until
 from tests.checkout import ROOT
 
 PATIENCE_S = 60
@@ -52,10 +52,6 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
 def refused(done) -> str:
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
@@ -72,7 +68,7 @@ def test_serve_ends_with_its_sessions(at, number):
         served = family(process)
         assert len(served) >= 2, "a session is a process"
         process.send_signal(number)
-        until(lambda: gone(served), "the server and its session are gone")
+        until(lambda: all(map(gone, served)), "the server and its session are gone")
         assert process.wait(PATIENCE_S) == (-number if number == signal.SIGKILL else 0)
         until(lambda: KEY not in summary(at).boards, "the tracker has forgotten the board")
 
@@ -138,6 +134,7 @@ def test_targets_lists_families_devices_and_boards(at):
 
 _MAPPING = """
 import sys
+sys.modules["torch"] = None
 from hapi_tvm.targets.rpc.fleet import shared_fleet
 from hapi_tvm.targets.rpc.tracker import Tracker
 from tests.board_jobs import work_for
@@ -154,7 +151,7 @@ def test_whoever_uses_boards_leaves_no_process_and_no_session(at, tmp_path, numb
         users = family(process)
         assert len(users) >= 3, "the zygote and a worker"
         process.send_signal(number)
-        until(lambda: gone(users), "all that it started is gone")
+        until(lambda: all(map(gone, users)), "all that it started is gone")
         until(lambda: summary(at).free[KEY] == 1, "the board is free")
 
 

@@ -7,23 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from hapi_tvm.search.choices import ChoiceBits
-from hapi_tvm.search.nodes import (
-    BRANCHES,
-    GAINED,
-    LEFT,
-    LOST,
-    NO_LIMIT,
-    P95,
-    P99,
-    PAID,
-    STOPPED,
-    Best,
-    Walk,
-    new_walk,
-    place,
-)
+from hapi_tvm.search.nodes import place
 from hapi_tvm.search.objective import Figures, Objective
-from hapi_tvm.search.rules import Rules
+from hapi_tvm.search.rules import NO_LIMIT, Rules
+from hapi_tvm.search.walk import BRANCHES, GAINED, LEFT, LOST, P95, P99, PAID, STOPPED, Best, Walk, new_walk
 
 __all__ = ["beam"]
 

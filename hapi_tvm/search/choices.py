@@ -20,6 +20,9 @@ class ChoiceBits(NamedTuple):
     gain_fire, loss_fire, rest_fire: uint64 [M, words of the group], who fires. gain_flip, loss_flip: uint64
     [C, words], whose answer at the option differs from the backbone's. gain_all, loss_all, rest_all: the group.
 
+    answer: uint64 [E, words], which losses some option of the candidate answers right if its threshold is low
+    enough. place_ps: int64 [E + 1], the segments up to each candidate, and all.
+
     option, candidate: int64 [M]. after: int64 [M + 1], the first choice at a later candidate; the last entry
     stands for the empty design. reach_ps, branch_ps, size: int64 [M]. stops: bool [M], threshold 0, so that
     nobody, seen or not, passes. must: bool [M], the candidate must carry an exit.
@@ -38,6 +41,8 @@ class ChoiceBits(NamedTuple):
     gain_all: np.ndarray
     loss_all: np.ndarray
     rest_all: np.ndarray
+    answer: np.ndarray
+    place_ps: np.ndarray
     option: np.ndarray
     candidate: np.ndarray
     after: np.ndarray
@@ -74,6 +79,8 @@ def of_layer(problem: Problem, layer: Layer) -> ChoiceBits:
         gain_all=pack(gains[gains][None])[0],
         loss_all=pack(losses[losses][None])[0],
         rest_all=pack(rests[rests][None])[0],
+        answer=np.zeros((len(instance.reach_ps) - 1, -(-int(losses.sum()) // 64)), dtype=np.uint64),
+        place_ps=instance.reach_ps,
         option=option,
         candidate=candidate,
         after=after,
@@ -109,7 +116,8 @@ def _least_from(values: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, error_model="numpy")
 def _fill_limits(bits, end_ps):
-    """``save_ps`` and ``gain``, option by option: the lowest threshold of an option fires whoever can fire there."""
+    """``save_ps``, ``gain`` and ``answer``, option by option: the lowest threshold of an option fires whoever can
+    fire there."""
     choices = len(bits.option)
     lowest = np.empty(choices, dtype=np.int64)
     options = 0
@@ -118,6 +126,10 @@ def _fill_limits(bits, end_ps):
             lowest[options] = choice
             options += 1
     _fill_gain(bits, lowest[:options])
+    for low in lowest[:options]:
+        answer, flip = bits.answer[bits.candidate[low]], bits.loss_flip[bits.option[low]]
+        for word in range(len(answer)):
+            answer[word] |= bits.loss_fire[low, word] & ~flip[word]
     gains, losses, rests = bits.gain_all.copy(), bits.loss_all.copy(), bits.rest_all.copy()
     for choice in range(choices + 1):
         running = _pass(bits.gain_all, bits.gain_fire, choice, gains)

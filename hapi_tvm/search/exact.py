@@ -14,13 +14,13 @@ from hapi_tvm.search.beam import beam
 from hapi_tvm.search.climb import Climb
 from hapi_tvm.search.frontier import Floor, Frontier, LayerSearch
 from hapi_tvm.search.instance import Exits
-from hapi_tvm.search.nodes import new_best
 from hapi_tvm.search.objective import Goal, Key
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
 from hapi_tvm.search.rules import NO_LIMIT, of_problem
 from hapi_tvm.search.scan import falling_order
 from hapi_tvm.search.strategy import Outcome, Trace
+from hapi_tvm.search.walk import new_best
 
 __all__ = ["Exact"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,15 +16,15 @@ from hapi_tvm.search.choices import of_layer
 from hapi_tvm.search.describe import design_of
 from hapi_tvm.search.frontier import Frontier, LayerSearch
 from hapi_tvm.search.instance import Exits, check_graph
-from hapi_tvm.search.nodes import Best, new_best, take_front
 from hapi_tvm.search.objective import Goal, Objective
 from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
 from hapi_tvm.search.rules import of_problem
 from hapi_tvm.search.scan import falling_order
 from hapi_tvm.search.space import Space
+from hapi_tvm.search.walk import Best, new_best, take_front
 
-__all__ = ["Front", "grid_front", "pareto"]
+__all__ = ["Front", "grid_front", "joined", "pareto"]
 
 BEAM_WIDTH = 16
 PAIR_SCANS = 96
@@ -72,6 +72,17 @@ def pareto(
         _design(problem, graph, loosest, exits, text + "; then thresholds off the grid by local search")
         for _, _, exits in _thin(_front([*rough, *refined]), points)
     )
+
+
+def joined(front: Sequence[Design], design: Design) -> tuple[Design, ...]:
+    """``front`` with another design that was planned alike; those that another now beats are out. A search for one
+    SLA may know better designs near it than a front that the clock stopped."""
+    kept: list[Design] = []
+    ordered = sorted((*front, design), key=lambda d: (d.predicted.mean_us, -d.predicted.accuracy, len(d.exits)))
+    for each in ordered:
+        if not kept or each.predicted.accuracy > kept[-1].predicted.accuracy:
+            kept.append(each)
+    return tuple(kept)
 
 
 Point = tuple[int, int, Exits]

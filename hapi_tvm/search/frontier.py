@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hapi_tvm.search.choices import ChoiceBits
-from hapi_tvm.search.nodes import Best, explore, floors, new_walk, place
+from hapi_tvm.search.nodes import explore, floors, place
 from hapi_tvm.search.rules import Rules
+from hapi_tvm.search.walk import Best, new_walk
 
 __all__ = ["Frontier", "LayerSearch"]
 

@@ -38,12 +38,14 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A design of the space takes all its choices from one of ``layers``: there is one layer if every exit has
-    its own threshold, and one a threshold if they share it."""
+    its own threshold, and one a threshold if they share it. enough: a rank at which a heuristic may stop; None where it
+    cannot know that nothing is better."""
 
     instance: Instance
     objective: Objective
     space: Space
     layers: tuple[Layer, ...]
+    enough: Key | None = None
 
     @classmethod
     def of(cls, calibration: CalibrationTable, latency: LatencyTable, sla: SLA, space: Space) -> Problem:

@@ -37,6 +37,9 @@ class Boards:
     cc: str | None = None
     remote: ClassVar[bool] = True
 
+    def check(self) -> None:
+        pass
+
     def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:
         export(executable, path, self.cc)
 

@@ -198,7 +198,7 @@ class Dispatch:
             elif worker.state is State.BUSY:
                 worker.state = State.LATE
                 worker.until_s = worker.ends_s + CHECK_S
-                self._blame(worker, f"no answer within {self._timeout_s:.0f} s", lasting=False)
+                self._blame(worker, f"no answer within {self._timeout_s:.3g} s", lasting=False)
             else:
                 self._crew.end(worker)
                 if worker.state is State.OPENING:

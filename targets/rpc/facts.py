@@ -13,7 +13,7 @@ from hapi_tvm.targets.rpc.faults import BoardFault
 __all__ = ["FACTS_FUNCTION", "Facts", "ask_facts"]
 
 FACTS_FUNCTION = "hapi.board.facts"
-"""Global function of a server that ``hapi-tvm board serve`` started; returns JSON."""
+"""Global function of a server that ``hapi-tvm board serve`` started (``hapi_tvm.board_server``); returns JSON."""
 _TRIPLE_FUNCTION = "target.llvm_get_system_triple"
 
 

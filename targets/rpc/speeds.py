@@ -11,19 +11,22 @@ _QUIET_SPREAD = 1.02
 
 
 class Speeds:
-    """Levels are what the reference kernel takes, in microseconds. The yardstick is the first level ever noted."""
+    """Levels are what the reference kernel takes, in microseconds. The yardstick is the first board's best one."""
 
     def __init__(self) -> None:
         self._levels_us: dict[str, float] = {}
-        self._yardstick_us: float | None = None
+        self._first: str | None = None
+        self._yardstick_us = 0.0
         self._reported: dict[str, float] = {}
 
     def note(self, board: str, level_us: float | None) -> None:
         if level_us is None:
             return
         self._levels_us[board] = level_us
-        if self._yardstick_us is None:
-            self._yardstick_us = level_us
+        if self._first is None:
+            self._first, self._yardstick_us = board, level_us
+        elif board == self._first:
+            self._yardstick_us = min(self._yardstick_us, level_us)
 
     def level_us(self, board: str) -> float | None:
         """The last level of the board; None before its first."""
@@ -32,7 +35,7 @@ class Speeds:
     def scale(self, board: str) -> float:
         """A time measured on the board, multiplied by this, is one of the yardstick's; 1.0 where nothing is known."""
         level_us = self.level_us(board)
-        return 1.0 if level_us is None or self._yardstick_us is None else self._yardstick_us / level_us
+        return 1.0 if level_us is None else self._yardstick_us / level_us
 
     def relative(self) -> dict[str, float]:
         """By board, its speed as a share of the yardstick's: the same factor as ``scale``."""

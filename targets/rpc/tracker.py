@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from tvm.rpc.base import RPC_TRACKER_MAGIC, TrackerCode
 from hapi_tvm.addresses import DEFAULT_TRACKER_PORT, parse_address, valid_key
 from hapi_tvm.errors import TargetError
 
-__all__ = ["Grant", "Summary", "Tracker", "nobody_free", "parse_tracker", "request", "summary"]
+__all__ = ["Grant", "Summary", "Tracker", "nobody_free", "parse_tracker", "queued", "request", "summary"]
 
 ANSWER_TIMEOUT_S = 5.0
 _INT = struct.Struct("<i")
@@ -71,37 +72,41 @@ def parse_tracker(address: str, key: str) -> Tracker:
 
 def summary(tracker: Tracker, timeout_s: float = ANSWER_TIMEOUT_S) -> Summary:
     """Who is registered, whatever the key. Raises TargetError where no tracker answers within ``timeout_s``."""
-    with _connected(tracker, timeout_s) as link:
-        try:
-            status, value = link.ask([TrackerCode.SUMMARY])
-        except TimeoutError:
-            raise TargetError(
-                f"the tracker at {tracker.address} did not say who is registered within {timeout_s:.0f} s: is its "
-                f"machine overloaded, or the tracker stopped?"
-            ) from None
-    if status != TrackerCode.SUCCESS:
-        raise TargetError(f"the tracker at {tracker.address} refused to say who is registered: {value!r}")
     boards: dict[str, list[str]] = {}
-    for server in value["server_info"]:
-        host, port = server["addr"]
-        boards.setdefault(server["key"].removeprefix("server:"), []).append(f"{host}:{port}")
-    return Summary(
-        {key: tuple(sorted(names)) for key, names in boards.items()},
-        {key: int(queue["free"]) for key, queue in value["queue_info"].items()},
-    )
+    with _connected(tracker, timeout_s) as link:
+        link.say([TrackerCode.SUMMARY])
+        status, value = link.hear()
+        if status != TrackerCode.SUCCESS:
+            raise TargetError(f"the tracker at {tracker.address} refused to say who is registered: {value!r}")
+        for server in value["server_info"]:
+            host, port = server["addr"]
+            boards.setdefault(server["key"].removeprefix("server:"), []).append(f"{host}:{port}")
+        free = {key: int(queue["free"]) for key, queue in value["queue_info"].items()}
+    return Summary({key: tuple(sorted(names)) for key, names in boards.items()}, free)
+
+
+@contextlib.contextmanager
+def queued(tracker: Tracker) -> Iterator[Callable[[float], Grant | None]]:
+    """A place in the queue for a board of the key, left at the end of the block.
+
+    Yields a function that waits so many seconds for a board and returns it, or None while there is none. Keep the
+    place rather than leave and come again: a board that is given to someone who just left is lost to all for seconds.
+
+    Raises TargetError where no tracker answers, also later, when it is gone.
+    """
+    with _connected(tracker, ANSWER_TIMEOUT_S) as link:
+        link.say([TrackerCode.REQUEST, tracker.key, "", _PRIORITY])
+        yield lambda wait_s: _granted(tracker, link) if link.has_answer(wait_s) else None
 
 
 def request(tracker: Tracker, wait_s: float) -> Grant | None:
-    """The next board of the key that is free; None where none was within ``wait_s``.
+    """The next board of the key that is free; None where none was within ``wait_s``. Errors as ``queued``."""
+    with queued(tracker) as turn:
+        return turn(wait_s)
 
-    Raises TargetError where no tracker answers.
-    """
-    with _connected(tracker, ANSWER_TIMEOUT_S) as link:
-        link.limit_s(wait_s)
-        try:
-            status, value = link.ask([TrackerCode.REQUEST, tracker.key, "", _PRIORITY])
-        except TimeoutError:
-            return None
+
+def _granted(tracker: Tracker, link: _Link) -> Grant:
+    status, value = link.hear()
     if status != TrackerCode.SUCCESS:
         raise TargetError(f"the tracker at {tracker.address} refused a board for key {tracker.key!r}: {value!r}")
     host, port, match_key = value
@@ -122,33 +127,37 @@ def nobody_free(tracker: Tracker) -> str:
 
 
 class _Link:
-    """One connection to a tracker."""
+    """One connection to a tracker. timeout_s: for every answer that is due."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
-        self._deadline_s = 0.0
+        self._timeout_s = timeout_s
 
-    def limit_s(self, seconds: float) -> None:
-        self._deadline_s = time.monotonic() + seconds
-
-    def ask(self, message: list) -> Any:
+    def say(self, message: list) -> None:
         data = json.dumps(message).encode()
         self._connection.sendall(_INT.pack(len(data)) + data)
-        (size_bytes,) = _INT.unpack(self.take(_INT.size))
+
+    def has_answer(self, wait_s: float) -> bool:
+        readable, _, _ = select.select([self._connection], [], [], wait_s)
+        return bool(readable)
+
+    def hear(self) -> Any:
+        (size_bytes,) = _INT.unpack(self._take(_INT.size))
         if not 0 < size_bytes <= _LARGEST_FRAME_BYTES:
             raise ValueError(f"a frame of {size_bytes} bytes")
-        return json.loads(self.take(size_bytes))
+        return json.loads(self._take(size_bytes))
 
     def greet(self) -> None:
         self._connection.sendall(_INT.pack(RPC_TRACKER_MAGIC))
-        (magic,) = _INT.unpack(self.take(_INT.size))
+        (magic,) = _INT.unpack(self._take(_INT.size))
         if magic != RPC_TRACKER_MAGIC:
             raise ValueError(f"the greeting {magic:#x}")
 
-    def take(self, size_bytes: int) -> bytes:
+    def _take(self, size_bytes: int) -> bytes:
+        deadline_s = time.monotonic() + self._timeout_s
         chunks = bytearray()
         while len(chunks) < size_bytes:
-            self._connection.settimeout(max(self._deadline_s - time.monotonic(), 1e-3))
+            self._connection.settimeout(max(deadline_s - time.monotonic(), 1e-3))
             chunk = self._connection.recv(size_bytes - len(chunks))
             if not chunk:
                 raise EOFError
@@ -158,19 +167,20 @@ class _Link:
 
 @contextlib.contextmanager
 def _connected(tracker: Tracker, timeout_s: float) -> Iterator[_Link]:
-    """A connection that has greeted a tracker; what goes wrong on it becomes a TargetError.
-
-    A TimeoutError of the caller's own waits passes.
-    """
+    """A connection that has greeted a tracker; what goes wrong on it becomes a TargetError."""
     with _dialled(tracker, timeout_s) as connection:
-        link = _Link(connection)
-        link.limit_s(timeout_s)
+        link = _Link(connection, timeout_s)
         try:
             link.greet()
         except (TimeoutError, EOFError, ValueError, ConnectionError) as error:
             raise _not_a_tracker(tracker, error, timeout_s) from None
         try:
             yield link
+        except TimeoutError:
+            raise TargetError(
+                f"the tracker at {tracker.address} did not answer within {timeout_s:.0f} s: is its machine overloaded, "
+                f"or the tracker stopped?"
+            ) from None
         except (EOFError, ConnectionError):
             raise TargetError(f"the tracker at {tracker.address} closed the connection; is it going down?") from None
         except (ValueError, TypeError, KeyError) as error:
@@ -198,7 +208,7 @@ def _dialled(tracker: Tracker, timeout_s: float) -> socket.socket:
 
 def _not_a_tracker(tracker: Tracker, error: Exception, timeout_s: float) -> TargetError:
     said = {
-        TimeoutError: f"said nothing for {timeout_s:.0f} s",
+        TimeoutError: f"said nothing for {timeout_s:.1f} s",
         EOFError: "closed the connection",
         ConnectionResetError: "reset the connection",
     }.get(type(error), f"answered {error}")

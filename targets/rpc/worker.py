@@ -23,7 +23,7 @@ from hapi_tvm.targets.rpc.facts import ask_facts
 from hapi_tvm.targets.rpc.faults import BoardFault, brief
 from hapi_tvm.targets.rpc.protocol import Again, Done, Fault, Granted, Ready, Retired, Waiting
 from hapi_tvm.targets.rpc.reference import Reference, reference_library
-from hapi_tvm.targets.rpc.tracker import Grant, Tracker, nobody_free, request
+from hapi_tvm.targets.rpc.tracker import Grant, Tracker, nobody_free, queued
 
 __all__ = ["work"]
 
@@ -56,19 +56,22 @@ def work(
 
 def _ask(channel: socket.socket, tracker: Tracker) -> Grant:
     """The next board that is free; says why there is none yet, each time the reason changes."""
-    said = None
+    said = ""
     while True:
         try:
-            grant = request(tracker, ASK_S)
-            if grant is not None:
+            with queued(tracker) as turn:
+                while (grant := turn(ASK_S)) is None:
+                    said = _say_once(channel, nobody_free(tracker), said)
                 return grant
-            reason = nobody_free(tracker)
         except TargetError as error:
-            reason = str(error)
+            said = _say_once(channel, str(error), said)
             time.sleep(RETRY_S)
-        if reason != said:
-            send(channel, Waiting(reason))
-            said = reason
+
+
+def _say_once(channel: socket.socket, reason: str, said: str) -> str:
+    if reason != said:
+        send(channel, Waiting(reason))
+    return reason
 
 
 def _job_came(channel: socket.socket) -> bool:

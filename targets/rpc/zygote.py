@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class Zygote:
 
     def __init__(self) -> None:
         self._process = PreloadedProcess(serve)
+        self._one_order = threading.Lock()
 
     def start(self, function: Callable, *arguments: Any) -> tuple[int, socket.socket]:
         """Run ``function(channel, *arguments)`` in a fork; returns its process id and our end of ``channel``.
@@ -39,17 +41,24 @@ class Zygote:
         function: importable by name. The fork ends when it returns. Raises OSError or EOFError where the zygote
         dies meanwhile.
         """
-        control = self._process.control()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            send(control, (function, arguments))
-            socket.send_fds(control, [b"\0"], [theirs.fileno()])
-        return receive(control), ours
+        with self._one_order:
+            control = self._process.control()
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    send(control, (function, arguments))
+                    socket.send_fds(control, [b"\0"], [theirs.fileno()])
+                return receive(control), ours
+            except BaseException:
+                # Interrupted half-way: the next order would get this one's answer.
+                ours.close()
+                self._process.close()
+                raise
 
     def end(self, pid: int) -> None:
         """Kill a worker, if it still runs."""
-        if self._process.runs:
-            with contextlib.suppress(OSError):
+        with self._one_order, contextlib.suppress(OSError):
+            if self._process.runs:
                 send(self._process.control(), pid)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from tvm.tirx import IterVar
 from hapi_tvm.targets.rules.blocks import child_blocks, is_reduction, parallelise_outer, static_extent
 from hapi_tvm.targets.rules.conv2d import prepare
 from hapi_tvm.targets.rules.tiles import divisors
+from hapi_tvm.targets.rules.vectors import VectorUnit
 
 __all__ = ["Dense", "find_dense", "schedule_dense"]
 
@@ -49,12 +50,12 @@ def find_dense(schedule: Schedule) -> Dense | None:
     return Dense(reductions[0], static_extent(summed), static_extent(output))
 
 
-def schedule_dense(schedule: Schedule, dense: Dense, lanes: int, threads: int) -> None:
+def schedule_dense(schedule: Schedule, dense: Dense, unit: VectorUnit, threads: int) -> None:
     """Apply the rule in place: weights are read once, in whole vectors; the bias follows each tile."""
     _, epilogue = prepare(schedule, dense.block)
     row, column, summed = schedule.get_loops(dense.block)
-    width = _vector(dense.outputs, lanes)
-    vectors = divisors(dense.outputs // width, _max_vectors(lanes))[-1]
+    width = _vector(dense.outputs, unit.lanes)
+    vectors = divisors(dense.outputs // width, _max_vectors(unit.registers))[-1]
     column, side, vector = schedule.split(column, [None, vectors, width])
     summed, unrolled = schedule.split(summed, [None, divisors(dense.inputs, UNROLLED_INPUTS)[-1]])
     schedule.reorder(row, column, summed, unrolled, side, vector)
@@ -70,13 +71,13 @@ def schedule_dense(schedule: Schedule, dense: Dense, lanes: int, threads: int) -
     schedule.decompose_reduction(dense.block, summed)
 
 
-def _max_vectors(lanes: int) -> int:
-    """Vectors of sums side by side, about as many as there are registers (AVX2: 16, others 32).
+def _max_vectors(registers: int) -> int:
+    """Vectors of sums side by side, about as many as there are ``registers``.
 
     The weights are read once and come from afar; the more of a row is read at a time, the fewer of its
     pages are visited, and visited again. 25 vectors of 8 lanes took half the time of 5.
     """
-    return 12 if lanes == 8 else 28
+    return max(1, registers - 4)
 
 
 def _vector(outputs: int, lanes: int) -> int:

@@ -13,6 +13,7 @@ from tvm.s_tir import meta_schedule as ms
 from hapi_tvm.targets.rules.conv2d import find_convolution
 from hapi_tvm.targets.rules.direct import schedule_convolution
 from hapi_tvm.targets.rules.tiles import Tile, tile_families
+from hapi_tvm.targets.rules.vectors import VectorUnit
 from hapi_tvm.targets.rules.winograd import WinogradTile, find_winograd, schedule_winograd, winograd_families
 
 __all__ = ["convolution_space", "stock_space", "winograd_space"]
@@ -22,14 +23,14 @@ logger = logging.getLogger(__name__)
 Family = TypeVar("Family", Tile, WinogradTile)
 
 
-def convolution_space(lanes: int, threads: int) -> ms.space_generator.SpaceGenerator:
+def convolution_space(unit: VectorUnit, threads: int) -> ms.space_generator.SpaceGenerator:
     """Register tiles: a space for each family, the columns of a tile sampled within it.
 
     Padding goes by blocks of rows and, where that differs, all at first.
     """
 
     def spaces(schedule: s_tir.Schedule) -> list[s_tir.Schedule]:
-        families = tile_families(find_convolution(schedule), lanes, threads)
+        families = tile_families(find_convolution(schedule), unit, threads)
         families += [replace(family, row_tiles=None) for family in families if family.row_tiles is not None]
         return _spaces(schedule, families, sample)
 
@@ -37,19 +38,19 @@ def convolution_space(lanes: int, threads: int) -> ms.space_generator.SpaceGener
         convolution = find_convolution(space)
         column = space.get_loops(convolution.block)[3]
         _, columns = space.sample_perfect_tile(column, n=2, max_innermost_factor=family.columns)
-        schedule_convolution(space, convolution, replace(family, columns=columns), lanes, threads)
+        schedule_convolution(space, convolution, replace(family, columns=columns), unit.lanes, threads)
 
     return _generator(spaces)
 
 
-def winograd_space(lanes: int, threads: int) -> ms.space_generator.SpaceGenerator:
+def winograd_space(unit: VectorUnit, threads: int) -> ms.space_generator.SpaceGenerator:
     """Blocks of tiles and of channels: a space for each family, the columns of the product sampled in it."""
 
     def spaces(schedule: s_tir.Schedule) -> list[s_tir.Schedule]:
-        return _spaces(schedule, winograd_families(find_winograd(schedule), lanes, threads), sample)
+        return _spaces(schedule, winograd_families(find_winograd(schedule), unit, threads), sample)
 
     def sample(space: s_tir.Schedule, family: WinogradTile) -> None:
-        schedule_winograd(space, find_winograd(space), family, lanes, threads, sample=True)
+        schedule_winograd(space, find_winograd(space), family, unit.lanes, threads, sample=True)
 
     return _generator(spaces)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tvm.s_tir.schedule import ExprRV
 
 from hapi_tvm.targets.rules.conv2d import Convolution
+from hapi_tvm.targets.rules.vectors import VectorUnit
 
 __all__ = ["Tile", "accumulator_limit", "default_tile", "divisors", "max_accumulators", "tile_families"]
 
@@ -49,34 +50,36 @@ def divisors(extent: int, limit: int) -> list[int]:
     return [factor for factor in range(1, min(extent, limit) + 1) if extent % factor == 0]
 
 
-def max_accumulators(lanes: int) -> int:
-    """Vector registers that may hold sums: AVX2 has 16 registers in all, AVX-512 and NEON have 32."""
-    return 12 if lanes == 8 else 16
+def max_accumulators(registers: int) -> int:
+    """Of so many vector registers, those that may hold sums: 12 of 16, 16 of 32, and some whatever it spills."""
+    return min(16, max(MAX_CHANNELS, registers * 3 // 4))
 
 
-def tile_families(convolution: Convolution, lanes: int, threads: int) -> list[Tile]:
+def tile_families(convolution: Convolution, unit: VectorUnit, threads: int) -> list[Tile]:
     """Up to ``MAX_FAMILIES`` tiles, the most promising first, each with the most columns it may have.
 
     Promising: enough accumulators; then two channel blocks, which read each input once for two
     multiply-adds, or one, where weights come from the second cache anyway; then two rows. A 1x1
     convolution has an order of its own, and rather one row: its data are then read from front to back.
     """
-    limit = accumulator_limit(convolution, lanes)
+    limit = accumulator_limit(convolution, unit)
     families = []
     for channels in _channel_counts(convolution):
         for rows in divisors(convolution.rows, limit // channels):
-            room = lanes if convolution.plain else limit // (channels * rows)
+            room = unit.lanes if convolution.plain else limit // (channels * rows)
             columns = divisors(convolution.columns, room)[-1]
             families.append(Tile(channels, rows, columns, _row_tiles(convolution, rows, threads)))
     families.sort(key=lambda tile: _promise(convolution, tile, min(limit, ENOUGH_ACCUMULATORS)))
     return families[:MAX_FAMILIES]
 
 
-def accumulator_limit(convolution: Convolution, lanes: int) -> int:
-    """Most accumulators of a tile: a 1x1 convolution has registers to spare, for it reads one input at a time."""
-    limit = max_accumulators(lanes)
+def accumulator_limit(convolution: Convolution, unit: VectorUnit) -> int:
+    """Most accumulators of a tile: a 1x1 convolution has registers to spare, for it reads one input at a time.
+
+    Not on NEON, where the inputs take registers too: LLVM spilled with 21, and with 16 it did not.
+    """
     blocked = convolution.pointwise and not convolution.plain
-    return MAX_POINTWISE_ACCUMULATORS if blocked and limit > ENOUGH_ACCUMULATORS else limit
+    return MAX_POINTWISE_ACCUMULATORS if blocked and unit.broadcasts else max_accumulators(unit.registers)
 
 
 def _channel_counts(convolution: Convolution) -> list[int]:
@@ -87,9 +90,9 @@ def _channel_counts(convolution: Convolution) -> list[int]:
     return divisors(convolution.channels, MAX_CHANNELS)
 
 
-def default_tile(convolution: Convolution, lanes: int, threads: int) -> Tile:
+def default_tile(convolution: Convolution, unit: VectorUnit, threads: int) -> Tile:
     """The tile to use without any trial."""
-    return tile_families(convolution, lanes, threads)[0]
+    return tile_families(convolution, unit, threads)[0]
 
 
 def _promise(convolution: Convolution, tile: Tile, enough: int) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from hapi_tvm.targets.rules.blocks import (
     vectorise_last,
 )
 from hapi_tvm.targets.rules.tiles import ENOUGH_ACCUMULATORS, MAX_CHANNELS, divisors, max_accumulators
+from hapi_tvm.targets.rules.vectors import VectorUnit
 
 __all__ = ["Winograd", "WinogradTile", "find_winograd", "schedule_winograd", "winograd_families"]
 
@@ -92,7 +93,7 @@ def find_winograd(schedule: Schedule) -> Winograd | None:
     return Winograd(stages, inputs, input_lanes, channels, lanes, side, tiles, across)
 
 
-def winograd_families(winograd: Winograd, lanes: int, threads: int) -> list[WinogradTile]:
+def winograd_families(winograd: Winograd, unit: VectorUnit, threads: int) -> list[WinogradTile]:
     """Up to ``MAX_FAMILIES``, the most promising first, each with the most columns that fit the registers.
 
     Promising: threads equally busy; then enough accumulators; then a good size of the block; then two channel
@@ -101,9 +102,10 @@ def winograd_families(winograd: Winograd, lanes: int, threads: int) -> list[Wino
     """
     resident = winograd.weight_bytes <= RESIDENT_BYTES
     wanted = min(TILES_A_BLOCK, winograd.tiles) if resident else winograd.tiles
-    enough = min(ENOUGH_ACCUMULATORS, max_accumulators(lanes))
+    limit = max_accumulators(unit.registers)
+    enough = min(ENOUGH_ACCUMULATORS, limit)
     families = [
-        WinogradTile(tiles, channels, divisors(tiles, max_accumulators(lanes) // channels)[-1])
+        WinogradTile(tiles, channels, divisors(tiles, limit // channels)[-1])
         for tiles in divisors(winograd.tiles, winograd.tiles)
         if winograd.across % tiles == 0 or tiles % winograd.across == 0
         for channels in divisors(winograd.channels, MAX_CHANNELS)

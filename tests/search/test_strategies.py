@@ -107,6 +107,15 @@ def test_same_seed_same_answer_and_another_seed_another_way(name):
 
 
 @pytest.mark.parametrize("name", ENDLESS)
+def test_a_peer_stops_at_what_is_known_to_be_enough(name):
+    problem = PROBLEMS[2]
+    without_end = ALL[name].solve(problem, seconds=400, clock=ticking())
+    stopped = ALL[name].solve(replace(problem, enough=without_end.key), seconds=400, clock=ticking())
+    assert stopped.key == without_end.key
+    assert stopped.designs < without_end.designs
+
+
+@pytest.mark.parametrize("name", ENDLESS)
 def test_it_ends_after_so_many_designs(name):
     calibration, latency, _ = network(2, samples=200, candidates=4)
     problem = Problem.of(calibration, latency, SLA(max_accuracy_drop=0.02), Space(grid=6))

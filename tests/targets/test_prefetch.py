@@ -18,12 +18,13 @@ from tvm.s_tir.stmt import SBlockRealize
 from hapi_tvm.kernels import buffer_shapes, workload
 from hapi_tvm.targets.rules import cpu_default_schedule
 from hapi_tvm.targets.rules.prefetch import AHEAD_FLOATS, LINE_FLOATS, MAX_WASTE, PrefetchWeights, spread
+from hapi_tvm.targets.rules.vectors import AVX512
 
 WEIGHT = 1  # its place among the arguments of the samples
 
 
 def scheduled(func: tirx.PrimFunc, threads: int = 1) -> tvm.IRModule:
-    return cpu_default_schedule(workload(func)["main"], 16, threads).mod
+    return cpu_default_schedule(workload(func)["main"], AVX512, threads).mod
 
 
 def weight_lines(stmt: tirx.Stmt, values: dict[tirx.Var, int], weight: tirx.Var) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,8 @@ from hapi_tvm.passes.winograd import transform_weight
 from hapi_tvm.targets.rules import cpu_default_schedule, cpu_space
 from hapi_tvm.targets.rules.blocks import child_blocks, traced
 from hapi_tvm.targets.rules.conv2d import find_convolution
-from hapi_tvm.targets.rules.tiles import accumulator_limit, default_tile
+from hapi_tvm.targets.rules.tiles import accumulator_limit, default_tile, max_accumulators
+from hapi_tvm.targets.rules.vectors import AVX2, AVX512, NEON, SSE, VectorUnit
 
 TARGET = samples.TARGET
 
@@ -56,7 +57,7 @@ def convolved(arrays: list[np.ndarray], epilogue: tuple[str, ...] = ("relu",), *
     return (torch.relu(expected) if "relu" in epilogue else expected).numpy()
 
 
-@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("unit", [NEON, AVX2, AVX512], ids=["NEON", "AVX2", "AVX-512"])
 @pytest.mark.parametrize(
     ("inputs_", "outputs", "size", "kernel", "stride", "epilogue"),
     [
@@ -70,10 +71,10 @@ def convolved(arrays: list[np.ndarray], epilogue: tuple[str, ...] = ("relu",), *
         (3, 16, 28, 7, 2, ("bias", "relu")),
     ],
 )
-def test_blocked_convolution_equals_torch(inputs_, outputs, size, kernel, stride, epilogue, lanes):
-    func = samples.blocked(inputs_, outputs, size, kernel, stride, lanes, epilogue)
+def test_blocked_convolution_equals_torch(inputs_, outputs, size, kernel, stride, epilogue, unit):
+    func = samples.blocked(inputs_, outputs, size, kernel, stride, unit.lanes, epilogue)
     arrays = inputs(func)
-    schedule = cpu_default_schedule(func, lanes, threads=1)
+    schedule = cpu_default_schedule(func, unit, threads=1)
     expected = convolved(arrays, epilogue, stride=stride, padding=kernel // 2)
     assert_same(unblocked(run(schedule.mod, arrays)), expected)
 
@@ -100,7 +101,7 @@ def test_odd_convolutions_equal_torch(inputs_, outputs, lanes, size, arguments, 
     arguments = {"kernel": 3} | arguments
     func = samples.blocked(inputs_, outputs, size, lanes=lanes, **arguments)
     arrays = inputs(func)
-    schedule = cpu_default_schedule(func, 16, threads)
+    schedule = cpu_default_schedule(func, AVX512, threads)
     kernel = arguments.pop("kernel")
     expected = convolved(arrays, padding=arguments.get("dilation", 1) * (kernel - 1) // 2, **arguments)
     assert_same(unblocked(run(schedule.mod, arrays)), expected)
@@ -120,7 +121,7 @@ def test_odd_convolutions_equal_torch(inputs_, outputs, lanes, size, arguments, 
 def test_depthwise_equals_torch(channels, lanes, size, kernel, stride, dilation, threads):
     func = samples.depthwise(channels, size, stride, lanes, kernel=kernel, dilation=dilation)
     arrays = inputs(func)
-    schedule = cpu_default_schedule(func, 16, threads)
+    schedule = cpu_default_schedule(func, AVX512, threads)
     padding = dilation * (kernel - 1) // 2
     expected = convolved(arrays, padding=padding, stride=stride, dilation=dilation, groups=channels)
     assert_same(unblocked(run(schedule.mod, arrays)), expected)
@@ -150,7 +151,7 @@ def test_winograd_equals_torch(inputs_, outputs, lanes, size, epilogue, padding,
     weight = random.standard_normal((outputs // lanes, inputs_, 3, 3, lanes), dtype=np.float32)
     expected = convolved([arrays[0], weight, *arrays[2:]], epilogue, padding=padding)
     arrays[1] = transform_weight(weight, tile)
-    schedule = cpu_default_schedule(func, 16, threads)
+    schedule = cpu_default_schedule(func, AVX512, threads)
     found = unblocked(run(schedule.mod, arrays))
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
 
@@ -188,7 +189,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_default_schedule_equals_unscheduled(name, threads):
     func = OTHERS[name]
-    schedule = cpu_default_schedule(func, 16, threads)
+    schedule = cpu_default_schedule(func, AVX512, threads)
     assert schedule is not None
     arrays = inputs(func)
     assert_same(run(schedule.mod, arrays), run(workload(func), arrays))
@@ -198,19 +199,19 @@ def test_default_schedule_equals_unscheduled(name, threads):
 def test_the_kernel_given_is_unchanged(name):
     func = OTHERS[name]
     before = func.script()
-    cpu_default_schedule(func, 16, threads=1)
+    cpu_default_schedule(func, AVX512, threads=1)
     assert func.script() == before
 
 
 def test_threads_make_the_outer_loops_parallel():
     func = samples.blocked(16, 16, 28)
-    assert "T.parallel" in cpu_default_schedule(func, 16, threads=2).mod.script()
-    assert "T.parallel" not in cpu_default_schedule(func, 16, threads=1).mod.script()
+    assert "T.parallel" in cpu_default_schedule(func, AVX512, threads=2).mod.script()
+    assert "T.parallel" not in cpu_default_schedule(func, AVX512, threads=1).mod.script()
 
 
 def nests(func: tvm.tirx.PrimFunc) -> dict[str, list]:
     """By the name of its block: the loops around each stage of the default schedule."""
-    schedule = cpu_default_schedule(func, 16, threads=1)
+    schedule = cpu_default_schedule(func, AVX512, threads=1)
     blocks = {schedule.get(block).name_hint: block for block in child_blocks(schedule)}
     return {
         name: [schedule.get_sref(loop) for loop in schedule.get_loops(block)] for name, block in blocks.items()
@@ -237,20 +238,31 @@ def test_large_maps_are_padded_a_block_of_rows_at_a_time():
 
 @pytest.mark.parametrize("size", [2, 4, 7, 14, 15, 28, 56])
 @pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("unit", [SSE, NEON, AVX2, AVX512], ids=["SSE", "NEON", "AVX2", "AVX-512"])
 @pytest.mark.parametrize("channels", [16, 32, 512, 960])
-def test_default_tile_divides_and_fits(channels, lanes, kernel, size):
+def test_default_tile_divides_and_fits(channels, unit, kernel, size):
+    lanes = unit.lanes
     convolution = find_convolution(traced(samples.blocked(16, channels, size, kernel, lanes=lanes)))
-    tile = default_tile(convolution, lanes, threads=1)
+    tile = default_tile(convolution, unit, threads=1)
     assert (channels // lanes) % tile.channels == size % tile.rows == size % tile.columns == 0
     assert tile.row_tiles is None or (size // tile.rows) % tile.row_tiles == 0
     accumulators = tile.channels * tile.rows * tile.columns
-    assert min(size * size * channels // lanes, 7) <= accumulators <= accumulator_limit(convolution, lanes)
+    limit = accumulator_limit(convolution, unit)
+    assert min(size * size * channels // lanes, 7) <= accumulators <= limit < unit.registers
+
+
+@pytest.mark.parametrize(
+    ("unit", "lanes", "registers", "sums"),
+    [(AVX512, 16, 32, 16), (AVX512, 8, 32, 16), (AVX2, 8, 16, 12), (NEON, 4, 32, 16), (SSE, 8, 8, 6), (SSE, 16, 4, 4)],
+)
+def test_a_longer_vector_takes_several_registers(unit, lanes, registers, sums):
+    assert unit.with_lanes(lanes) == VectorUnit(lanes, registers, unit.broadcasts)
+    assert max_accumulators(registers) == sums
 
 
 @pytest.mark.parametrize("size", [16, 32, 56, 112])
 def test_default_tile_keeps_two_threads_equally_busy(size):
-    tile = default_tile(find_convolution(traced(samples.blocked(16, 32, size))), 16, threads=2)
+    tile = default_tile(find_convolution(traced(samples.blocked(16, 32, size))), AVX512, threads=2)
     assert size // tile.rows // tile.row_tiles % 2 == 0
 
 
@@ -270,7 +282,7 @@ def test_sampled_tiles_equal_unscheduled(func):
     """Every space replays with freshly drawn tiles, and keeps the numbers."""
     tvm_compat.import_tensor_intrin()
     context = ms.TuneContext(
-        workload(func), target=TARGET, space_generator=cpu_space(func, 16, threads=1), rand_state=1
+        workload(func), target=TARGET, space_generator=cpu_space(func, AVX512, threads=1), rand_state=1
     )
     spaces = context.generate_design_space()
     assert spaces

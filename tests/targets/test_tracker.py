@@ -141,7 +141,7 @@ def test_a_web_server_is_no_tracker(hurried):
 
 def test_a_silent_listener_is_no_tracker():
     with listening() as server:
-        with pytest.raises(TargetError, match="it said nothing for 0 s"):
+        with pytest.raises(TargetError, match="it said nothing for 0.3 s"):
             summary(address_of(server), timeout_s=0.3)
 
 

@@ -38,7 +38,12 @@ class Judge:
 
     def over(self) -> bool:
         """Whether to stop: to be asked before each batch."""
-        return self._designs >= self._most_designs or self._clock() >= self._deadline_s
+        enough = self._problem.enough
+        return (
+            self._designs >= self._most_designs
+            or self._clock() >= self._deadline_s
+            or (enough is not None and self._key is not None and self._key <= enough)
+        )
 
     def merits(self, genes: np.ndarray) -> Merits:
         """genes: int64 [B, G], as of ``Batch``."""
