@@ -110,7 +110,8 @@ def test_without_a_gpu_it_says_that_nothing_can_run():
     module = workload(dense())
     arguments = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
     candidate = ms.runner.RunnerInput("kernel.so", "cuda", arguments)
-    for ask in (lambda: SOURCE.reach.run(print, timeout_s=1), lambda: SOURCE.runner().run([candidate])):
+    reach = SOURCE.reach
+    for ask in (reach.check, lambda: reach.run(print, timeout_s=1), lambda: SOURCE.runner().run([candidate])):
         with pytest.raises(TargetError, match="cuda sm_90 has no device here.*nvidia-smi"):
             ask()
 
