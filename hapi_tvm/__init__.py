@@ -20,6 +20,7 @@ _PUBLIC = {
     "load_dataset": "hapi_tvm.datasets",
     "build": "hapi_tvm.building",
     "load": "hapi_tvm.runtime",
+    "port": "hapi_tvm.porting",
     "targets": "hapi_tvm.targets",
 }
 __all__ = [*_PUBLIC, "__version__"]

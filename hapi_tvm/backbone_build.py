@@ -203,6 +203,7 @@ def manifest(
         "model": backbone.name,
         "model_hash": backbone.hash,
         "target": target.name,
+        "device": target.tvm_target.kind.name,
         "needed_flags": list(target.needed_flags),
         "threads": target.threads,
         "input_shape": list(backbone.input_shape),

@@ -12,12 +12,12 @@ import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tvm
 
 import hapi_tvm
 from hapi_tvm.backbone_build import TunedNetwork, check_answer, manifest, tuned_network
+from hapi_tvm.branch_arrays import packed, unpacked
 from hapi_tvm.calibration import answer_all
 from hapi_tvm.certify import certify, hold_out
 from hapi_tvm.compiling import compile_design
@@ -192,11 +192,11 @@ class _Run:
     def _train(self, graph: ExitGraph, key: str) -> dict[Option, BranchWeights]:
         stored = self.folder.load_arrays("branches", key)
         if stored is not None:
-            return _unpacked(stored, graph)
+            return unpacked(stored, graph)
         with stage("train", self.timings_s) as note:
             weights = train_branches(self.backbone, graph, self.data.train, self.settings.training)
             note(f"{len(weights)} branches on {len(self.data.train)} images")
-        self.folder.save_arrays("branches", _packed(weights), key)
+        self.folder.save_arrays("branches", packed(weights), key)
         return weights
 
     def _answers(
@@ -464,19 +464,3 @@ class _Costs:
             size_bytes = self._run.compile("backbone.so", self, key)
             note(f"backbone.so, {size_bytes / 2**20:.1f} MiB")
         return path
-
-
-def _packed(weights: Mapping[Option, BranchWeights]) -> dict:
-    return {
-        f"{option.candidate}/{option.kind}/{name}": array
-        for option, arrays in weights.items()
-        for name, array in arrays.items()
-    }
-
-
-def _unpacked(arrays: Mapping[str, Any], graph: ExitGraph) -> dict[Option, BranchWeights]:
-    weights: dict[Option, BranchWeights] = {option: {} for option in graph.options}
-    for name, array in arrays.items():
-        candidate, kind, weight = name.split("/")
-        weights[Option(int(candidate), kind)][weight] = array
-    return weights

@@ -44,9 +44,12 @@ def compile_module(
             if scheduled is not None:
                 function = scheduled.func.with_attr("global_symbol", var.name_hint)
         functions[var] = function
-    scheduled_module = target.finish(tvm.IRModule(functions, attrs=module.attrs))
+    whole = target.finish(tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos))
     try:
-        return tvm.compile(scheduled_module, target.tvm_target, relax_pipeline=to_virtual_machine())
+        with target.compiling():
+            return tvm.compile(whole, target.tvm_target, relax_pipeline=to_virtual_machine())
+    except BuildError:
+        raise
     # InternalError, ValueError, TypeError: whatever the compiler's part raises.
     except Exception as error:
         raise BuildError(f"TVM could not compile the design for {target.name}: {error}") from error

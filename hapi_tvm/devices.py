@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 
 import tvm
@@ -12,6 +11,7 @@ from tvm.target import codegen
 from hapi_tvm.errors import MissingCompiler
 from hapi_tvm.targets.arm_devices import TRIPLE, arm_devices
 from hapi_tvm.targets.cross import find_cross_compiler
+from hapi_tvm.targets.nvcc import find_nvcc
 
 __all__ = ["Family", "families"]
 
@@ -68,11 +68,11 @@ def _arm_here() -> str:
 
 
 def _cuda_compiler() -> str:
-    return "yes" if shutil.which("nvcc") else "no nvcc on the PATH: install NVIDIA's CUDA toolkit"
+    return "yes" if find_nvcc() else "to source; no nvcc: pip install 'nvidia-cuda-nvcc<14'"
 
 
 def _cuda_here() -> str:
     device = tvm.cuda(0)
     if device.exist:
         return f"here: {device.device_name}, sm_{str(device.compute_version).replace('.', '')}"
-    return "no CUDA device or driver here: on a board, over a tracker"
+    return "no GPU or driver here: compiles only"

@@ -35,7 +35,7 @@ class Overheads:
 
 def measure_overheads(target: Target) -> Overheads:
     """Time chains of empty kernels that differ in length, and a router of empty segments and exits."""
-    modules = (_chain(1), _chain(1 + CALLS), Route()(_empty_segments()))
+    modules = (_chain(1), _chain(1 + CALLS), Route(target.tvm_target)(_empty_segments()))
     with contextlib.ExitStack() as staged:
         programs = [staged.enter_context(target.reach.staged(compile_module(item, {}, target))) for item in modules]
         ran = target.reach.run(medians_in_turns, programs, (0, 0, EXITS), timeout_s=TIMEOUT_S)

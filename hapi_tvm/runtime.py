@@ -22,6 +22,7 @@ from hapi_tvm.processor import missing_flags
 __all__ = ["Answer", "Artifact", "load", "read_manifest", "unloaded"]
 
 FORMAT = 1  # of the manifest; a reader refuses any other
+_WITHOUT_CUDA = "a library for a GPU is loaded where NVIDIA's driver and CUDA's runtime are: `nvidia-smi` shows the GPU"
 # How the manifest begins, which lies in a library as it was written: ASCII, in one piece.
 _MANIFEST_MARK = b'{"format": '
 _LARGEST_MANIFEST_BYTES = 1 << 20
@@ -44,11 +45,19 @@ class Answer:
 class Artifact:
     """A compiled early-exit classifier. Made by ``load``. Not for use by several threads at once.
 
-    machine: None for one of another machine, made by ``unloaded``; to run it here raises ArtifactError.
+    machine: None for one of another machine, made by ``unloaded``; to run it here raises ArtifactError. device: where
+    its kernels run, None for the CPU.
     """
 
-    def __init__(self, path: pathlib.Path, machine: VirtualMachine | None, manifest: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        machine: VirtualMachine | None,
+        manifest: Mapping[str, Any],
+        device: tvm.runtime.Device | None = None,
+    ):
         self.path = path
+        self.device = device or tvm.cpu()
         self.manifest = manifest
         self.thresholds = np.array([placed["threshold"] for placed in manifest["exits"]], np.float32)
         self.input_shape = tuple(manifest["input_shape"])
@@ -70,7 +79,7 @@ class Artifact:
     def prepare(
         self, image: np.ndarray, thresholds: Sequence[float] | None = None
     ) -> list[tvm.runtime.Tensor]:
-        """Checked inputs of ``run``, on the device."""
+        """Checked inputs of ``run``: the image on the device, thresholds on the host, which decides the exits."""
         image = np.asarray(image)
         if image.dtype == np.uint8:
             image = image.astype(np.float32) / np.float32(255)
@@ -84,7 +93,7 @@ class Artifact:
         if not np.isfinite(image).all():
             where = [int(i) for i in np.argwhere(~np.isfinite(image))[0]]
             raise ArtifactError(f"predict: image{where} is {image[tuple(where)]}; every value must be finite")
-        inputs = [tvm.runtime.tensor(np.ascontiguousarray(image.reshape(self.input_shape)))]
+        inputs = [tvm.runtime.tensor(np.ascontiguousarray(image.reshape(self.input_shape)), self.device)]
         return inputs + self._prepared_thresholds(thresholds)
 
     def _prepared_thresholds(self, thresholds: Sequence[float] | None) -> list[tvm.runtime.Tensor]:
@@ -130,7 +139,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
     One that was compiled for several threads sets ``TVM_NUM_THREADS``, which sizes the pool that TVM makes with the
     first parallel kernel, unless it is set already. Raises ArtifactError for a file that is missing, no library, none
-    of ours, or compiled for instructions that this processor lacks.
+    of ours, or compiled for instructions that this processor lacks, or for a GPU that this machine lacks.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -138,10 +147,13 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     try:
         with fresh_name(path) as link:
             # ``tvm.runtime.load_module`` (0.27) would resolve the link.
-            machine = VirtualMachine(tvm_ffi.load_module(str(link)), tvm.cpu())
+            library = tvm_ffi.load_module(str(link))
+        # The manifest needs no device, and says which one the rest needs.
+        machine = VirtualMachine(library, tvm.cpu())
     except Exception as error:  # the loader raises RuntimeError, InternalError or OSError
         first = str(error).strip().splitlines()[-1]
-        raise ArtifactError(f"{path}: not a library that can be loaded here ({first}){_made_for(path)}") from error
+        hint = f"; {_WITHOUT_CUDA}" if "cuda" in first.lower() else _made_for(path)
+        raise ArtifactError(f"{path}: not a library that can be loaded here ({first}){hint}") from error
     try:
         manifest = json.loads(machine["hapi_manifest"]())
         _check_format(path, manifest)
@@ -154,7 +166,12 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         )
     if (threads := manifest.get("threads", 1)) > 1:
         os.environ.setdefault(VARIABLE, str(threads))
-    return Artifact(path, machine, manifest)
+    if manifest.get("device") != "cuda":
+        return Artifact(path, machine, manifest)
+    device = tvm.cuda(0)
+    if not device.exist:
+        raise ArtifactError(f"{path}: compiled for {manifest['target']}, and no GPU is found here; {_WITHOUT_CUDA}")
+    return Artifact(path, VirtualMachine(library, device), manifest, device)
 
 
 def unloaded(path: str | os.PathLike[str]) -> Artifact:

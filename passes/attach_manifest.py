@@ -20,7 +20,7 @@ class AttachManifest:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         functions = {var: f for var, f in mod.functions_items() if var.name_hint != MANIFEST}
-        builder = relax.BlockBuilder(tvm.IRModule(functions, attrs=mod.attrs))
+        builder = relax.BlockBuilder(tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos))
         with builder.function(MANIFEST, []):
             builder.emit_func_output(builder.emit(tvm.ir.StringImm(self.text)))
         return builder.finalize()

@@ -24,11 +24,11 @@ SPATIAL = {2, 3}
 class BlockedLayout:
     """Convolutions write NCHW[v]c; what follows stays in it until an operator needs NCHW.
 
-    v: ``vector_width`` lanes of the target, or where that does not fit, what ``choose_blocks`` finds. The
-    first convolution reads NCHW as it is. Elementwise operators, pools, means over H and W, sums with a
-    shortcut, gates [1, C, 1, 1] and concatenations over channels carry the layout; weights and constants
-    are packed here, in NumPy. Every other operator is given NCHW, and 1x1 maps are converted by a reshape,
-    which moves nothing.
+    v: ``vector_width`` lanes of the target, or where that does not fit, what ``choose_blocks`` finds; with a
+    width of 1 nothing is blocked. The first convolution reads NCHW as it is. Elementwise operators, pools,
+    means over H and W, sums with a shortcut, gates [1, C, 1, 1] and concatenations over channels carry the
+    layout; weights and constants are packed here, in NumPy. Every other operator is given NCHW, and 1x1
+    maps are converted by a reshape, which moves nothing.
 
     Runs after AttachExits, over the whole over-provisioned function, so that what crosses a cut stays
     blocked; variables keep their names. Expects one dataflow block with static shapes, NCHW; a

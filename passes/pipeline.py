@@ -35,7 +35,8 @@ def lower_everything(
     """The backbone with every candidate branch, as segments and branches made of kernels.
 
     tensors: the variable of each candidate. weights: of each option, as AttachExits takes them.
-    dump_dir: where to write the IR after each pass. Every convolution is summed directly.
+    vector_width: float32 lanes; 1, as of a GPU's thread, leaves every tensor in NCHW. dump_dir: where to write the
+    IR after each pass. Every convolution is summed directly.
     """
     return lower_pieces(cut(backbone, tensors, weights, target, vector_width, dump_dir), target, dump_dir=dump_dir)
 
@@ -82,7 +83,7 @@ def assemble(
     dump_dir: pathlib.Path | None = None,
 ) -> tvm.IRModule:
     """A design: the branches in ``kept``, merged segments, the router and the manifest."""
-    return _run([DropExits(kept), Route(), AttachManifest(manifest)], lowered, target, dump_dir)
+    return _run([DropExits(kept), Route(target), AttachManifest(manifest)], lowered, target, dump_dir)
 
 
 def to_virtual_machine() -> tvm.transform.Pass:

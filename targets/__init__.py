@@ -5,6 +5,7 @@ if __name__ != "hapi_tvm.targets":
 
 from hapi_tvm.targets.arm import arm
 from hapi_tvm.targets.base import Target
+from hapi_tvm.targets.cuda import cuda
 from hapi_tvm.targets.llvm import llvm
 
-__all__ = ["Target", "arm", "llvm"]
+__all__ = ["Target", "arm", "cuda", "llvm"]

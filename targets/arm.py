@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import tvm
@@ -82,6 +83,9 @@ class ArmTarget:
 
     def finish(self, module: tvm.IRModule) -> tvm.IRModule:
         return PrefetchWeights()(module)
+
+    def compiling(self) -> AbstractContextManager[object]:
+        return self.tvm_target
 
 
 def _tvm_target(kind: ArmDevice, threads: int = 1) -> tvm.target.Target:

@@ -1,7 +1,8 @@
-"""What a device family must offer. One implementation a file: ``arm``, ``llvm``."""
+"""What a device family must offer. One implementation a file: ``arm``, ``cuda``, ``llvm``."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import tvm
@@ -17,7 +18,7 @@ class Target(Protocol):
 
     name: for people and for folder names, such as "llvm cascadelake threads=1". Figures of one name belong together.
     threads: of TVM's runtime, while kernels are measured and in production.
-    vector_width: float32 lanes of the widest vector register.
+    vector_width: float32 lanes of the widest vector register; 1 where there are none, and nothing is blocked.
     """
 
     name: str
@@ -52,3 +53,6 @@ class Target(Protocol):
 
         ``builder`` applies the same to candidates.
         """
+
+    def compiling(self) -> AbstractContextManager[object]:
+        """The block in which TVM compiles for this device: its target in scope, and what the compiler reads."""

@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import tvm
@@ -77,6 +78,9 @@ class LlvmTarget:
 
     def finish(self, module: tvm.IRModule) -> tvm.IRModule:
         return PrefetchWeights()(module)
+
+    def compiling(self) -> AbstractContextManager[object]:
+        return self.tvm_target
 
     @property
     def _vectors(self) -> VectorUnit:

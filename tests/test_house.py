@@ -26,9 +26,10 @@ class Layer:
 
 
 STAGES = (
-    "algorithms calibration choices choosing compiling costing dataset_files datasets exits export_check features "
-    "frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database kernel_search kernels measuring "
-    "network overheads reference reference_ops timing training tuning turns verifying whole_run"
+    "algorithms branch_arrays calibration choices choosing compiling costing dataset_files datasets exits "
+    "export_check features frontend_onnx frontend_torch heads importing inplace kernel_check kernel_database "
+    "kernel_search kernels measuring network overheads reference reference_ops timing training tuning turns verifying "
+    "whole_run"
 )
 LAYERS = {
     "facade": Layer(("hapi_tvm",), (), ()),
@@ -54,8 +55,8 @@ LAYERS = {
     ),
     "top": Layer(
         (
-            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "devices", "report",
-            "researching",
+            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "devices", "porting",
+            "report", "researching",
         ),
         (
             "facade", "records", "terminal", "compat", "passes", "targets", "certify", "search", "runtime", "stages",
