@@ -38,8 +38,10 @@ FIRST_CLIMB_WORDS = 3e8
 """Words that the climb may count before the tree begins, about a fifth of a second."""
 
 FINITE_WORDS = 1e12
-"""Trees with more words than this below their roots are not expected to be walked to their end: there the climb gets
-as many words as the tree."""
+"""Trees with more words than this below their roots are not expected to be walked to their end."""
+
+ENDLESS_CLIMB_SHARE = 9.0
+"""Words that the climb may count for each of such a tree's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +110,17 @@ class _Run:
 
     def prove(self, deadline_s: float) -> bool:
         words = self.layers[0].words
-        share = CLIMB_SHARE if self.tree_words <= FINITE_WORDS else 1.0
-        climbed = self.climb.choices * words
-        while True:
-            before = int(self.best.designs[0])
-            if self.frontier.run(
-                deadline_s, self.clock, lambda floor: floor >= self._bar(), most_designs=TURN_WORDS / words
-            ):
-                return True
-            if self.clock() >= deadline_s:
-                return False
-            climbed += share * (int(self.best.designs[0]) - before) * words
-            self._climb(climbed, deadline_s)
+        share = CLIMB_SHARE if self.tree_words <= FINITE_WORDS else ENDLESS_CLIMB_SHARE
+        climbed, before = self.climb.choices * words, int(self.best.designs[0])
+
+        def take_turns() -> None:
+            nonlocal climbed, before
+            counted = (int(self.best.designs[0]) - before) * words
+            if counted >= TURN_WORDS:
+                climbed, before = climbed + share * counted, int(self.best.designs[0])
+                self._climb(climbed, deadline_s)
+
+        return self.frontier.run(deadline_s, self.clock, lambda floor: floor >= self._bar(), take_turns)
 
     def _climb(self, words: float, deadline_s: float) -> None:
         """Until it has counted so many words in all."""
