@@ -1,4 +1,7 @@
-"""pymoo's genetic algorithms on a ``Judge``: the problem, our moves as operators, and restarts. Imports pymoo."""
+"""pymoo's genetic algorithms on a ``Judge``: the problem, our moves as operators, and restarts. Imports pymoo.
+
+Its hooks are handed more than is used here: hence ``*args`` and ``**kwargs``.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +94,8 @@ class _Mutate(Mutation):
         super().__init__()
         self.genome = genome
 
-    def _do(self, problem, X, *args, random_state, **kwargs):  # noqa: N803
-        return self.genome.mutated(X.astype(np.int64), random_state)
+    def _do(self, problem, genes, *args, random_state, **kwargs):
+        return self.genome.mutated(genes.astype(np.int64), random_state)
 
 
 class _Trim(Repair):
@@ -100,5 +103,5 @@ class _Trim(Repair):
         super().__init__(vtype=np.int64)
         self.genome = genome
 
-    def _do(self, problem, X, *args, random_state, **kwargs):  # noqa: N803
-        return self.genome.trimmed(X, random_state)
+    def _do(self, problem, genes, *args, random_state, **kwargs):
+        return self.genome.trimmed(genes, random_state)
