@@ -11,6 +11,7 @@ import numpy as np
 
 from hapi_tvm.search.batch import Batch
 from hapi_tvm.search.beam import beam
+from hapi_tvm.search.breeding import Breeding
 from hapi_tvm.search.climb import Climb
 from hapi_tvm.search.frontier import Floor, Frontier, LayerSearch
 from hapi_tvm.search.instance import Exits
@@ -19,6 +20,7 @@ from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.refine import refine
 from hapi_tvm.search.rules import NO_LIMIT, of_problem
 from hapi_tvm.search.scan import falling_order
+from hapi_tvm.search.scout import Scout
 from hapi_tvm.search.strategy import Outcome, Trace
 from hapi_tvm.search.walk import new_best
 
@@ -29,28 +31,29 @@ POLISH_SHARE = 0.2
 """Of the time, what thresholds off the grid may take before the proof, and again behind it."""
 
 TURN_WORDS = 1e9
-"""Words that the tree may count before the climb has its turn, about half a second."""
+"""Words that the tree may count before the local search has its turn, about half a second."""
 
-CLIMB_SHARE = 0.1
-"""Words that the climb may count for each of the tree's, where the tree can be walked to its end."""
+LOCAL_SHARE = 0.1
+"""Words that the local search may count for each of the tree's, where the tree can be walked to its end."""
 
-FIRST_CLIMB_WORDS = 3e8
-"""Words that the climb may count before the tree begins, about a fifth of a second."""
+FIRST_WORDS = 3e8
+"""Words that the local search may count before the tree begins, about a fifth of a second."""
 
 FINITE_WORDS = 1e12
 """Trees with more words than this below their roots are not expected to be walked to their end."""
 
-ENDLESS_CLIMB_SHARE = 9.0
-"""Words that the climb may count for each of such a tree's."""
+ENDLESS_SHARE = 9.0
+"""Words that the local search may count for each of such a tree's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A beam search and a climb, thresholds off the grid from there, then branch and bound to the proof, with more
-    climbs in between, and thresholds off the grid again. Memory: N * (M + C) / 8 bytes a layer, and at most
+    """A beam search and a local one, thresholds off the grid from there, then branch and bound to the proof, with more
+    local search in between, and thresholds off the grid again. Memory: N * (M + C) / 8 bytes a layer, and at most
     100 MiB of open nodes beside.
 
-    polish: False stays on the grid. The seed is for the climbs.
+    Local search is a climb, and in trees without end a genetic algorithm beside it, word for word.
+    polish: False stays on the grid. The seed is for the local search.
     """
 
     polish: bool = True
@@ -61,7 +64,7 @@ class Exact:
     ) -> Outcome:
         run = _Run(problem, seed, clock)
         run.start(clock() + 0.5 * seconds)
-        run.climb_first(clock() + 0.5 * seconds)
+        run.look_around(clock() + 0.5 * seconds)
         if self.polish:
             run.polish(clock() + POLISH_SHARE * seconds)
         proven = run.prove(run.started_s + (1 - POLISH_SHARE if self.polish else 1) * seconds)
@@ -76,7 +79,10 @@ class _Run:
     def __init__(self, problem: Problem, seed: int, clock: Callable[[], float]):
         self.problem, self.clock, self.started_s = problem, clock, clock()
         self.batch = Batch(problem)
-        self.climb = Climb(problem, self.batch, np.random.default_rng(seed))
+        self.scout = Scout(problem, self.batch)
+        random = np.random.default_rng(seed)
+        self.climb, self.breeding = Climb(self.scout, random), Breeding(self.scout, random)
+        self.bred = 0
         self.rules = of_problem(problem)
         self.best = new_best(self.rules)
         self.exits: Exits | None = None
@@ -105,30 +111,38 @@ class _Run:
         self.frontier = Frontier(self.layers, self.best, self.improved)
         self.tree_words = sum(layer.words_below(()) for layer in self.layers)
 
-    def climb_first(self, deadline_s: float) -> None:
-        self._climb(min(FIRST_CLIMB_WORDS, CLIMB_SHARE * self.tree_words), deadline_s)
+    @property
+    def endless(self) -> bool:
+        return self.tree_words > FINITE_WORDS
+
+    def look_around(self, deadline_s: float) -> None:
+        self._search_locally(min(FIRST_WORDS, LOCAL_SHARE * self.tree_words), deadline_s)
 
     def prove(self, deadline_s: float) -> bool:
         words = self.layers[0].words
-        share = CLIMB_SHARE if self.tree_words <= FINITE_WORDS else ENDLESS_CLIMB_SHARE
-        climbed, before = self.climb.choices * words, int(self.best.designs[0])
+        share = ENDLESS_SHARE if self.endless else LOCAL_SHARE
+        allowed, before = self.scout.choices * words, int(self.best.designs[0])
 
         def take_turns() -> None:
-            nonlocal climbed, before
+            nonlocal allowed, before
             counted = (int(self.best.designs[0]) - before) * words
             if counted >= TURN_WORDS:
-                climbed, before = climbed + share * counted, int(self.best.designs[0])
-                self._climb(climbed, deadline_s)
+                allowed, before = allowed + share * counted, int(self.best.designs[0])
+                self._search_locally(allowed, deadline_s)
 
         return self.frontier.run(deadline_s, self.clock, lambda floor: floor >= self._bar(), take_turns)
 
-    def _climb(self, words: float, deadline_s: float) -> None:
+    def _search_locally(self, words: float, deadline_s: float) -> None:
         """Until it has counted so many words in all."""
-        while self.climb.choices * self.layers[0].words < words and self.clock() < deadline_s:
-            known = self.climb.best
-            self.climb.step()
-            if self.climb.best is not known:
-                self._take_if_better(self.batch.exits(self.climb.best))
+        while self.scout.choices * self.layers[0].words < words and self.clock() < deadline_s:
+            known, before = self.scout.best, self.scout.choices
+            if self.endless and 2 * self.bred < before:
+                self.breeding.step()
+                self.bred += self.scout.choices - before
+            else:
+                self.climb.step()
+            if self.scout.best is not known and self.scout.keeps_all_limits:
+                self._take_if_better(self.batch.exits(self.scout.best))
 
     def polish(self, deadline_s: float) -> None:
         if self.exits is None or self.exits == self.polished:
@@ -145,7 +159,7 @@ class _Run:
             path = self.best.path[: self.best.exits[0]]
             self.best.exits[0] = -1
             self._take(self.problem.layers[index].exits(path))
-            self.climb.begin_at(self.batch.genes_of(index, path))
+            self.scout.merits(self.batch.genes_of(index, path)[None])
 
     def outcome(self, proven: bool) -> Outcome:
         open_floor = None if proven else self.frontier.floor
