@@ -13,7 +13,7 @@ __all__ = ["Climb"]
 LINE_DESIGNS = 2000
 """About how many neighbours are evaluated at once."""
 
-PAIR_DESIGNS = 100_000
+PAIR_DESIGNS = 20_000
 """How many neighbours two exits may have together with all others: bounds how far their thresholds move."""
 
 FRESH_SHARE = 0.15
@@ -44,7 +44,7 @@ class Climb:
 
     def _climb(self, genes: np.ndarray) -> Iterator[None]:
         """genes: int64 [G]. Ends where no neighbour is better. The first batch with a better one decides."""
-        merit, better = self._scout.merits(genes[None]).pair(0), True
+        merit, better = self._scout.merits(genes[None]).rank(0), True
         yield
         while better:
             better = False
@@ -52,8 +52,8 @@ class Climb:
                 merits = self._scout.merits(offers)
                 row = int(merits.order()[0])
                 yield
-                if merits.pair(row) < merit:
-                    genes, merit, better = offers[row], merits.pair(row), True
+                if merits.rank(row) < merit:
+                    genes, merit, better = offers[row], merits.rank(row), True
                     break
 
     def _kicked(self) -> np.ndarray:

@@ -62,12 +62,12 @@ class _Designs(Problem):
             n_var=len(judge.genome.sizes), n_obj=columns, n_ieq_constr=1, xl=0, xu=judge.genome.sizes - 1, vtype=int
         )
         self.judge, self.objectives = judge, objectives
-        self.best, self.idle = (np.inf, np.inf), 0
+        self.best, self.idle = (np.inf, np.inf, 0), 0
 
     def _evaluate(self, x, out, *args, **kwargs):
         merits = self.judge.merits(x.astype(np.int64))
         out["F"], out["G"] = self.objectives(merits), merits.excess[:, None]
-        best = merits.pair(int(merits.order()[0]))
+        best = merits.rank(int(merits.order()[0]))
         self.best, self.idle = (best, 0) if best < self.best else (self.best, self.idle + 1)
 
 
