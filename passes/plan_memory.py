@@ -72,9 +72,8 @@ class _Spans:
             tensor = _Tensor(_size_bytes(value), self.count, self.count)
             self.allocated[binding.var] = tensor
             return [tensor]
-        touched = self._touched(used_vars(value))
-        # A kernel returns nothing; whatever else takes a tensor, a reshape say, may return it.
-        return [] if binding.var.ty == relax.TupleType([]) else touched
+        # Whatever takes a tensor, a reshape say, may return it. A kernel returns nothing, which nobody reads.
+        return self._touched(used_vars(value))
 
     def _touched(self, expressions: list[relax.Expr]) -> list[_Tensor]:
         tensors = [tensor for expression in expressions for tensor in self.held.get(expression, [])]

@@ -6,13 +6,11 @@ import math
 import pathlib
 from typing import TYPE_CHECKING
 
-import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-matplotlib.use("agg")
-from matplotlib import pyplot  # noqa: E402
-
-from hapi_tvm.search.objective import Goal  # noqa: E402
-from search_race import EXACT, Result  # noqa: E402
+from hapi_tvm.search.objective import Goal
+from search_race import EXACT, Result
 
 if TYPE_CHECKING:
     from bench_search import Row
@@ -29,19 +27,17 @@ def draw(rows: list[Row], path: pathlib.Path) -> None:
     LINEAR_PERCENT, logarithmic above. A line begins with the first design that keeps the SLA."""
     columns = min(COLUMNS, len(rows))
     lines = math.ceil(len(rows) / columns)
-    figure, axes = pyplot.subplots(
-        lines, columns, figsize=(3.2 * columns, 2.3 * lines + 0.6), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(3.2 * columns, 2.3 * lines + 0.6), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
     names = list(rows[0].results(rows[0].seconds[-1]))
     colors = {name: "black" if name == EXACT else f"C{index}" for index, name in enumerate(names)}
     for axis, row in zip(axes.flat, rows, strict=False):
         _panel(axis, row, colors)
     for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
-    handles = [pyplot.Line2D([], [], color=color, label=name) for name, color in colors.items()]
+    handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def _panel(axis, row: Row, colors: dict[str, str]) -> None:

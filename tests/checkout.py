@@ -1,4 +1,4 @@
-"""A second copy of the checkout: what a build needs, and nothing that a build or a run has left behind."""
+"""The checkout, and a second copy of it: what a build needs, and nothing that a build or a run has left behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
 FOLDERS = {"hapi_tvm": "hapi_tvm", "passes": "hapi_tvm/passes", "targets": "hapi_tvm/targets"}
 """Folder of the checkout to its place in an installed package."""
 

@@ -11,13 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.checkout import ROOT
-
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import bench_models  # noqa: E402
-import bench_runtimes  # noqa: E402
+import bench_models
+import bench_runtimes
+from tests.checkout import ROOT, SCRIPTS
 
 THREADS = {
     "hapi_us",

@@ -8,12 +8,8 @@ import sys
 
 import pytest
 
-from tests.checkout import ROOT
-
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import bench_runtimes  # noqa: E402
+import bench_runtimes
+from tests.checkout import ROOT, SCRIPTS
 
 
 def test_the_script_times_both_modules_and_prints_the_agreed_form():

@@ -10,15 +10,11 @@ from dataclasses import replace
 
 import pytest
 
+import bench_search
+import search_instances
+import search_race
 from hapi_tvm.search.strategy import Outcome, Trace
-from tests.checkout import ROOT
-
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import bench_search  # noqa: E402
-import search_instances  # noqa: E402
-import search_race  # noqa: E402
+from tests.checkout import ROOT, SCRIPTS
 
 CASE = search_instances.quick_cases()[0]
 

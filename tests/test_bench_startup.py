@@ -8,12 +8,8 @@ import sys
 
 import pytest
 
-from tests.checkout import ROOT
-
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import bench_runtimes  # noqa: E402
+import bench_runtimes
+from tests.checkout import ROOT, SCRIPTS
 
 COLUMNS = {"import_ms", "load_ms", "first_run_ms", "second_run_us", "total_ms"}
 

@@ -104,8 +104,9 @@ def _fire(problem: Problem, layer: Layer, group: np.ndarray) -> np.ndarray:
     confidence = np.ascontiguousarray(problem.instance.confidence[group].T)
     words = -(-confidence.shape[1] // 64)
     fire = np.empty((len(layer), words), dtype=np.uint64)
-    for choice, (option, threshold) in enumerate(zip(layer.option, layer.threshold, strict=True)):
-        fire[choice] = pack((confidence[option] >= threshold)[None])[0]
+    for option in np.unique(layer.option):
+        here = layer.option == option
+        fire[here] = pack(confidence[option] >= layer.threshold[here, None])
     return fire
 
 

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hapi_tvm.search.batch import Batch
-from hapi_tvm.search.genome import Genome
-from hapi_tvm.search.merits import Merits
-from hapi_tvm.search.problem import Problem
+from hapi_tvm.search.scout import Scout
 
 __all__ = ["Climb"]
 
 LINE_DESIGNS = 2000
 """About how many neighbours are evaluated at once."""
 
-PAIR_DESIGNS = 100_000
+PAIR_DESIGNS = 20_000
 """How many neighbours two exits may have together with all others: bounds how far their thresholds move."""
 
 FRESH_SHARE = 0.15
@@ -31,63 +28,41 @@ class Climb:
     that a climb that starts outside the SLA first finds a way in.
     """
 
-    def __init__(self, problem: Problem, batch: Batch, random: np.random.Generator):
-        self._problem, self._batch, self._random = problem, batch, random
-        self._genome = Genome.of(problem, batch.genes)
-        self._best, self._best_merit = self._genome.plain(), (np.inf, np.inf)
+    def __init__(self, scout: Scout, random: np.random.Generator):
+        self._scout, self._random, self._genome = scout, random, scout.genome
         self._climbs = self._climb_on()
-        self.choices = 0
-
-    @property
-    def best(self) -> np.ndarray | None:
-        """int64 [G]: the best design met that keeps all limits; None if there is none."""
-        return self._best if self._best_merit[0] == 0 else None
 
     def step(self) -> None:
-        """Evaluate one batch of neighbours. ``choices`` grows by the exits that they place together,
-        and one for each."""
+        """Evaluate one batch of neighbours."""
         next(self._climbs)
 
-    def begin_at(self, genes: np.ndarray) -> None:
-        """Take over a design as the best one if it is. The climb that is under way goes on."""
-        self._merits(genes[None])
-
     def _climb_on(self) -> Iterator[None]:
-        genes = self._best
+        genes = self._scout.best
         while True:
             yield from self._climb(genes)
             genes = self._kicked()
 
     def _climb(self, genes: np.ndarray) -> Iterator[None]:
         """genes: int64 [G]. Ends where no neighbour is better. The first batch with a better one decides."""
-        merit, better = self._merits(genes[None]).pair(0), True
+        merit, better = self._scout.merits(genes[None]).rank(0), True
         yield
         while better:
             better = False
             for offers in self._neighbours(genes):
-                merits = self._merits(offers)
+                merits = self._scout.merits(offers)
                 row = int(merits.order()[0])
                 yield
-                if merits.pair(row) < merit:
-                    genes, merit, better = offers[row], merits.pair(row), True
+                if merits.rank(row) < merit:
+                    genes, merit, better = offers[row], merits.rank(row), True
                     break
 
     def _kicked(self) -> np.ndarray:
         if self._random.random() < FRESH_SHARE:
             return self._genome.sparse(1, self._random)[0]
-        genes = self._best[None]
+        genes = self._scout.best[None]
         for _ in range(1 + int(self._random.geometric(0.4))):
             genes = self._genome.mutated(genes, self._random)
         return genes[0]
-
-    def _merits(self, genes: np.ndarray) -> Merits:
-        figures = self._batch.figures(genes)
-        self.choices += int(figures.exits.sum()) + len(genes)
-        merits = Merits.of(self._problem, figures, self._batch.fits(genes))
-        row = int(merits.order()[0])
-        if merits.pair(row) < self._best_merit:
-            self._best, self._best_merit = genes[row].copy(), merits.pair(row)
-        return merits
 
     def _neighbours(self, genes: np.ndarray) -> Iterator[np.ndarray]:
         """int64 [B, G] each, the cheap kinds first."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,14 +81,13 @@ class Frontier:
         deadline_s: float,
         clock: Callable[[], float],
         done: Callable[[Floor], bool],
-        *,
-        most_designs: float = math.inf,
+        between: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Until nothing is open, ``done`` says so of the lowest floor, ``deadline_s``, or about ``most_designs`` more
-        were looked at. Returns whether nothing better is left."""
-        last = self._best.designs[0] + most_designs
+        """Until nothing is open, ``done`` says so of the lowest floor, or ``deadline_s``. Returns whether nothing
+        better is left. between: called every now and then; it may make ``best`` better."""
         while self._heap and not done(self._heap[0][0]):
-            if clock() >= deadline_s or self._best.designs[0] >= last:
+            between()
+            if clock() >= deadline_s:
                 return False
             floor, index, path = heapq.heappop(self._heap)
             layer, walk = self._layers[index], self._walk(index)
@@ -97,7 +95,7 @@ class Frontier:
             self._improved(index)
             if len(self._heap) < MOST_OPEN and layer.words_below(path) > SMALL_WORDS:
                 self._expand(index, path, floor)
-            elif not self._walk_down(index, deadline_s, clock):
+            elif not self._walk_down(index, deadline_s, clock, between):
                 heapq.heappush(self._heap, (floor, index, path))
                 return False
         self._heap.clear()
@@ -119,11 +117,14 @@ class Frontier:
         ):
             heapq.heappush(self._heap, (max(above, (over, *key)), index, (*path, choice)))
 
-    def _walk_down(self, index: int, deadline_s: float, clock: Callable[[], float]) -> bool:
+    def _walk_down(
+        self, index: int, deadline_s: float, clock: Callable[[], float], between: Callable[[], None]
+    ) -> bool:
         layer, walk = self._layers[index], self._walk(index)
         nodes = max(1, int(SLICE_WORDS / (layer.words * max(1, len(layer.bits.option)))))
         while not explore(layer.bits, layer.rules, walk, self._best, nodes):
             self._improved(index)
+            between()
             if clock() >= deadline_s:
                 return False
         self._improved(index)

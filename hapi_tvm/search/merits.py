@@ -14,8 +14,8 @@ __all__ = ["Merits"]
 
 @dataclass(frozen=True, slots=True)
 class Merits:
-    """How good B designs are; less is better in both, and ``excess`` goes first (the feasibility rules of
-    constrained evolutionary search: what keeps the limits beats what does not).
+    """How good B designs are; less is better in both, ``excess`` goes first (the feasibility rules of
+    constrained evolutionary search: what keeps the limits beats what does not), and of equals fewer exits are better.
 
     figures: [B] each.
     excess: float64 [B]: 0 where the SLA and the limits of the space are kept, else the sum of what is over: the
@@ -38,11 +38,11 @@ class Merits:
 
     def order(self) -> np.ndarray:
         """int64 [B], the best first; of equals, the first."""
-        return np.lexsort((self.cost, self.excess))
+        return np.lexsort((self.figures.exits, self.cost, self.excess))
 
-    def pair(self, row: int) -> tuple[float, float]:
-        """(excess, cost) of one design: of two, the better one compares as less."""
-        return float(self.excess[row]), float(self.cost[row])
+    def rank(self, row: int) -> tuple[float, float, int]:
+        """(excess, cost, exits) of one design: of two, the better one compares as less."""
+        return float(self.excess[row]), float(self.cost[row]), int(self.figures.exits[row])
 
 
 def _excess(problem: Problem, figures: Figures, fits: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ def popcount(typing_context, word):
 
 def pack(rows: np.ndarray) -> np.ndarray:
     """bool [R, M] -> uint64 [R, ceil(M / 64)], padded with zeros. Only counts are read back."""
-    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 64)))
-    return np.ascontiguousarray(np.packbits(padded, axis=1)).view(np.uint64)
+    packed = np.zeros((len(rows), -(-rows.shape[1] // 64)), dtype=np.uint64)
+    packed.view(np.uint8)[:, : -(-rows.shape[1] // 8)] = np.packbits(rows, axis=1)
+    return packed
 
 
 @numba.njit(cache=True, error_model="numpy")

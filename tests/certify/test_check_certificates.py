@@ -10,12 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.checkout import ROOT
-
-SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import check_certificates  # noqa: E402
+import check_certificates
+from tests.checkout import ROOT, SCRIPTS
 
 
 def test_the_script_prints_the_agreed_form():

@@ -252,7 +252,7 @@ def test_stopped_at_any_moment_it_holds_a_design_and_a_true_floor(sla, monkeypat
     proven = []
     for ticks in [*range(0, 24), 40, 80, 10_000_000]:
         time_s = itertools.count()
-        outcome = ON_GRID.solve(problem, seconds=ticks, clock=lambda: next(time_s))  # noqa: B023
+        outcome = ON_GRID.solve(problem, seconds=ticks, clock=time_s.__next__)
         assert outcome.floor <= optimum
         if outcome.exits is not None:
             assert problem.feasible(outcome.exits) and optimum <= outcome.key[0]

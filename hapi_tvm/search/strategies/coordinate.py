@@ -39,7 +39,7 @@ class CoordinateDescent:
 
 def _descend(judge: Judge, genes: np.ndarray, order: np.ndarray) -> None:
     """genes: int64 [G]. order: the genes to try, in turn."""
-    best, idle = judge.merits(genes[None]).pair(0), 0
+    best, idle = judge.merits(genes[None]).rank(0), 0
     while idle < len(order):
         for gene in order:
             if judge.over():
@@ -49,7 +49,7 @@ def _descend(judge: Judge, genes: np.ndarray, order: np.ndarray) -> None:
             merits = judge.merits(line)
             row = int(merits.order()[0])
             idle += 1
-            if merits.pair(row) < best:
-                genes, best, idle = line[row], merits.pair(row), 0
+            if merits.rank(row) < best:
+                genes, best, idle = line[row], merits.rank(row), 0
             if idle == len(order):
                 return

@@ -1,4 +1,7 @@
-"""pymoo's genetic algorithms on a ``Judge``: the problem, our moves as operators, and restarts. Imports pymoo."""
+"""pymoo's genetic algorithms on a ``Judge``: the problem, our moves as operators, and restarts. Imports pymoo.
+
+Its hooks are handed more than is used here: hence ``*args`` and ``**kwargs``.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +62,12 @@ class _Designs(Problem):
             n_var=len(judge.genome.sizes), n_obj=columns, n_ieq_constr=1, xl=0, xu=judge.genome.sizes - 1, vtype=int
         )
         self.judge, self.objectives = judge, objectives
-        self.best, self.idle = (np.inf, np.inf), 0
+        self.best, self.idle = (np.inf, np.inf, 0), 0
 
     def _evaluate(self, x, out, *args, **kwargs):
         merits = self.judge.merits(x.astype(np.int64))
         out["F"], out["G"] = self.objectives(merits), merits.excess[:, None]
-        best = merits.pair(int(merits.order()[0]))
+        best = merits.rank(int(merits.order()[0]))
         self.best, self.idle = (best, 0) if best < self.best else (self.best, self.idle + 1)
 
 
@@ -91,8 +94,8 @@ class _Mutate(Mutation):
         super().__init__()
         self.genome = genome
 
-    def _do(self, problem, X, *args, random_state, **kwargs):  # noqa: N803
-        return self.genome.mutated(X.astype(np.int64), random_state)
+    def _do(self, problem, genes, *args, random_state, **kwargs):
+        return self.genome.mutated(genes.astype(np.int64), random_state)
 
 
 class _Trim(Repair):
@@ -100,5 +103,5 @@ class _Trim(Repair):
         super().__init__(vtype=np.int64)
         self.genome = genome
 
-    def _do(self, problem, X, *args, random_state, **kwargs):  # noqa: N803
-        return self.genome.trimmed(X, random_state)
+    def _do(self, problem, genes, *args, random_state, **kwargs):
+        return self.genome.trimmed(genes, random_state)

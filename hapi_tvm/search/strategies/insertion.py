@@ -50,12 +50,12 @@ def _insert(judge: Judge, layer: int, random: np.random.Generator | None) -> Non
         offers = _with_one_more(judge.genome, genes)
         merits = judge.merits(offers)
         order = merits.order()
-        helps = [row for row in order.tolist() if merits.pair(row) < best]
+        helps = [row for row in order.tolist() if merits.rank(row) < best]
         if not helps:
             return
         width = 1 if random is None else min(len(helps), 2 ** int(random.integers(len(helps).bit_length() + 1)))
         row = helps[0 if random is None else int(random.integers(width))]
-        genes, best = offers[row], merits.pair(row)
+        genes, best = offers[row], merits.rank(row)
 
 
 def _with_one_more(genome: Genome, genes: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ class TPE:
             merits = judge.merits(genome.trimmed(_genes(genome, trial)[None], random))
             trial.set_constraint("excess", float(merits.excess[0]))
             study.tell(trial, float(merits.cost[0]))
-            now = merits.pair(0)
+            now = merits.rank(0)
             best, idle = (now, 0) if now < best else (best, idle + 1)
 
 
