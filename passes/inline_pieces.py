@@ -21,4 +21,5 @@ class InlinePieces:
             return mod
         pieces = {var: function for var, function in functions.items() if var != main}
         inlined = functions[main].inline_functions(pieces)
-        return tvm.IRModule(dict(mod.functions_items()) | {main: inlined}, attrs=mod.attrs)
+        with_main = dict(mod.functions_items()) | {main: inlined}
+        return tvm.IRModule(with_main, attrs=mod.attrs, global_infos=mod.global_infos)

@@ -32,7 +32,9 @@ class PlanMemory:
             var: _planned(function) if isinstance(function, relax.Function) else function
             for var, function in mod.functions_items()
         }
-        return relax.transform.Normalize()(tvm.IRModule(planned, attrs=mod.attrs))
+        return relax.transform.Normalize()(
+            tvm.IRModule(planned, attrs=mod.attrs, global_infos=mod.global_infos)
+        )
 
 
 @dataclass(slots=True)

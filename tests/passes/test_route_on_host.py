@@ -79,7 +79,8 @@ def test_lowered_it_copies_as_often_and_decides_in_the_hosts_memory(kept, target
     assert all(int(copy.args[1].value) == cpu for copy in copies)
     storage = tvm.ir.Op.get("relax.vm.alloc_storage")
     devices = [int(call.args[1].value) for call in calls_in(lowered["main"]) if call.op.same_as(storage)]
-    assert devices == [1] * len(kept)  # a verdict of each gate, and nothing else, in the second device's memory
+    # A verdict of each gate, and nothing else, in the second device's memory; the pieces' tensors in the first one's.
+    assert devices.count(1) == len(kept) and set(devices) <= {0, 1}
     for name in ("segment_00", *(f"exit_{index:02d}" for index in range(len(kept)))):
         assert not packed(lowered[name], "vm.builtin.to_device")
 
