@@ -79,21 +79,27 @@ def _keep_up(
     # The text alone: the exception would keep the connection open, and its client waiting.
     threading.excepthook = lambda failure: died.append(str(failure.exc_value))
     pause_s = _FIRST_PAUSE_S / 2
-    server = _start(tracker, key, host, port)
+    server: PopenRPCServerState | None = _start(tracker, key, host, port)
     say(f"board {key!r} listens on {host}:{server.port} and registers at {tracker[0]}:{tracker[1]}")
     began_s = time.monotonic()
     while not stop.wait(_LOOK_S):
-        if server.thread.is_alive():
+        if server is not None and server.thread.is_alive():
             continue
         pause_s = _FIRST_PAUSE_S if time.monotonic() - began_s > _LONG_S else min(2 * pause_s, _LONGEST_PAUSE_S)
         say(f"the server stopped ({died[-1]}); it starts again in {pause_s:.1f} s")
         _end_sessions()
-        server.sock.close()
+        if server is not None:
+            server.sock.close()
         # A session that crashes leaves the server in a folder that is gone.
         os.chdir(folder)
         if stop.wait(pause_s):
             return
-        server = _start(tracker, key, host, server.port)
+        try:
+            server = _start(tracker, key, host, port)
+        except TargetError as error:
+            # Its port was taken meanwhile; it may be free again.
+            server = None
+            died.append(str(error))
         began_s = time.monotonic()
 
 

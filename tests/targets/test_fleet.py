@@ -61,6 +61,20 @@ import tvm
 tvm.register_global_func("test.crash", os.abort)
 tvm.register_global_func("test.hang", lambda: time.sleep(3600))
 """
+TAKEN_PORT = BAD_KERNELS + """
+import errno
+from hapi_tvm import board_server
+
+start, calls = board_server.PopenRPCServerState, []
+
+def taken_at_the_second_time(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 2:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+    return start(*arguments, **options)
+
+board_server.PopenRPCServerState = taken_at_the_second_time
+"""
 OTHER_VERSION = """
 import tvm
 tvm.__version__ = "0.19.0"
@@ -206,6 +220,7 @@ def test_a_board_that_a_job_accuses_is_left_alone(at, fleet, diary, caplog):
         assert len(begun(diary)) <= JOBS + 1
 
 
+@pytest.mark.quiet
 def test_jobs_under_which_a_board_slowed_down_are_done_again(at, watchful, diary, caplog, tmp_path):
     """It is half as fast for a while, as a hot processor is."""
     hot = tmp_path / "hot"
@@ -222,6 +237,7 @@ def test_jobs_under_which_a_board_slowed_down_are_done_again(at, watchful, diary
     assert [outcome.scale for outcome in outcomes] == [1.0] * 4
 
 
+@pytest.mark.quiet
 def test_a_board_that_stays_slow_works_on_and_its_figures_are_scaled(at, watchful, diary, caplog, tmp_path):
     hot = tmp_path / "hot"
     with board(at, throttled(hot)) as one:
@@ -236,6 +252,7 @@ def test_a_board_that_stays_slow_works_on_and_its_figures_are_scaled(at, watchfu
     assert watchful.speeds() == {one.name: scales[3]}
 
 
+@pytest.mark.quiet
 def test_a_board_that_is_stopped_most_of_the_time_is_seen_to_be_slow(at, watchful, diary, caplog):
     with board(at) as one:
         over = threading.Event()
@@ -266,6 +283,13 @@ def test_a_crashing_kernel_is_given_up_and_its_boards_come_back(at, fleet, diary
         assert begun(diary) == [0, 0, 0]
     with board(at) as two:
         assert set(answers(fleet.map(work_for, jobs(diary, 2), TIMEOUT_S))) == {two.name}
+
+
+def test_a_crashed_server_whose_port_is_taken_tries_again(at, fleet, diary):
+    with board(at, TAKEN_PORT):
+        (outcome,) = fleet.map(call, [(str(diary), 0, "test.crash")], TIMEOUT_S)
+        assert outcome.error.startswith("given up after 3 attempts")
+        assert begun(diary) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("plain", [False, True])
