@@ -15,36 +15,12 @@ from hapi_tvm.targets.rpc.fleet import Fleet
 from hapi_tvm.targets.rpc.tracker import request, summary
 from tests import boards
 from tests.board_jobs import accuse, begun, call, fail, read_back, work_for
-from tests.boards import KEY, board, tracker, until
+from tests.boards import KEY, OWN_KERNEL, WRONG_NUMBERS, board, tracker, until
 
 JOBS = 12
 JOB_S = 0.15
 TIMEOUT_S = 20.0
 
-# A server that stores a library of its own, whatever it is sent: its kernel calls ``test.product``.
-OWN_KERNEL = """
-import os, pathlib, tempfile, time
-import numpy as np
-import tvm
-from tvm import te
-from hapi_tvm.targets.rpc.reference import SIZE
-
-a, b = (te.placeholder((SIZE, SIZE), name=name) for name in "AB")
-c = te.extern((SIZE, SIZE), [a, b], lambda i, o: tvm.tirx.call_packed("test.product", *i, *o), dtype="float32")
-module = tvm.tirx.build(te.create_prim_func([a, b, c]), target=tvm.target.Target({"kind": "llvm"}))
-library = os.path.join(tempfile.mkdtemp(), "own.so")
-module.export_library(library)
-
-@tvm.register_global_func("tvm.rpc.server.upload", override=True)
-def upload(name, _blob):
-    place = tvm.get_global_func("tvm.rpc.server.workpath")(name)
-    pathlib.Path(place).write_bytes(pathlib.Path(library).read_bytes())
-"""
-WRONG_NUMBERS = OWN_KERNEL + """
-@tvm.register_global_func("test.product")
-def product(a, b, c):
-    c.copyfrom(a.numpy() * b.numpy())
-"""
 THROTTLED = OWN_KERNEL + """
 @tvm.register_global_func("test.product")
 def product(a, b, c):
