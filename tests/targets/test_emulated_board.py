@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from tvm import relax
 
+import build_arm
+import emulated_board
 import hapi_tvm as hapi
 from hapi_tvm import targets
 from hapi_tvm.datasets import Split
@@ -34,11 +36,6 @@ from tests import boards, place_jobs
 from tests.checkout import ROOT
 from tests.early_exit import compiled
 from tests.families import IMAGE_SHAPE, resnet
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import build_arm  # noqa: E402
-import emulated_board  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "emulated_board.py"
 KEY = emulated_board.KEY
