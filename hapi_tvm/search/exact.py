@@ -37,7 +37,7 @@ TURN_WORDS = 3e8
 FIRST_WORDS = 3e8
 """Words that the local search may count before the tree begins: at least, but no more than the tree has."""
 
-FINITE_WORDS = 1e12
+FINITE_WORDS = 1e13
 """Trees with more words than this below their roots are not expected to be walked to their end."""
 
 FINITE_SHARE, ENDLESS_SHARE = 0.1, 0.9
