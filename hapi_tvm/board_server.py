@@ -6,6 +6,7 @@ as a candidate kernel may make it. Here the server then starts again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -37,6 +38,7 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 # A server that was up for so long does not fail by itself.
 _LONG_S = 10.0
+_REMOVALS = 5
 _FACTS_FUNCTION = "hapi.board.facts"  # as in targets.rpc.facts, which loads the compiler
 
 
@@ -61,7 +63,7 @@ def serve(tracker: tuple[str, int], key: str, host: str, port: int | None, say: 
         _keep_up(tracker, key, host, port, say, stop)
     finally:
         _end_sessions()
-        TempDirectory.remove_tempdirs()
+        _remove_folders()
     # The server's thread waits in accept or for a session, and cannot be told to end.
     sys.stdout.flush()
     os._exit(0)
@@ -126,6 +128,14 @@ def _end_sessions() -> None:
     for session in multiprocessing.active_children():
         session.kill()
         session.join()
+
+
+def _remove_folders() -> None:
+    """Those of TVM's temporary ones that exist; the server's thread may be making another meanwhile."""
+    for _ in range(_REMOVALS):
+        with contextlib.suppress(RuntimeError):
+            TempDirectory.remove_tempdirs()
+            return
 
 
 def _facts() -> str:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from hapi_tvm import board_server
 from hapi_tvm.cli import main
 from hapi_tvm.targets.rpc.board import open_board
 from hapi_tvm.targets.rpc.tracker import request, summary
@@ -166,3 +167,16 @@ def test_serve_starts_again_after_a_crash(at):
         again = open_board(request(at, 20.0), "cpu", session_s=60.0)
         assert again.name == one.name
         assert again.session.get_function("rpc.test.addone")(1) == 2
+
+
+def test_a_folder_that_is_made_while_they_are_removed_does_not_keep_the_server_up(monkeypatch):
+    seen = []
+
+    def remove():
+        seen.append(len(seen))
+        if len(seen) < 3:
+            raise RuntimeError("Set changed size during iteration")
+
+    monkeypatch.setattr(board_server.TempDirectory, "remove_tempdirs", remove)
+    board_server._remove_folders()
+    assert seen == [0, 1, 2]
