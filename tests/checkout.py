@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
+import subprocess
+import sys
+from typing import Any
+
+from bench_runtimes import environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 FOLDERS = {"hapi_tvm": "hapi_tvm", "passes": "hapi_tvm/passes", "targets": "hapi_tvm/targets"}
 """Folder of the checkout to its place in an installed package."""
+
+
+def report_of(script: str, *options: str) -> Any:
+    """The JSON that a benchmark under ``scripts/`` prints, run as a user runs it, on one thread."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *options],
+        env=environment(1) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def copy_checkout(destination: pathlib.Path) -> pathlib.Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 
 import bench_models
 import bench_runtimes
-from tests.checkout import ROOT, SCRIPTS
+from tests.checkout import report_of
 
 THREADS = {
     "hapi_us",
@@ -37,18 +34,8 @@ def test_the_script_times_four_runtimes_and_prints_the_agreed_form(tmp_path):
     for package in ("onnxruntime", "onnxscript", "openvino"):
         pytest.importorskip(package)
     tables = tmp_path / "kernels.md"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(SCRIPTS / "bench_backbone.py"), "--models", "tiny", "--threads", "1"),
-            *("--trials", "0", "--rounds", "3", "--kernels", str(tables)),
-        ],
-        env=bench_runtimes.environment(1) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    options = "--models tiny --threads 1 --trials 0 --rounds 3".split()
+    report = report_of("bench_backbone.py", *options, "--kernels", str(tables))
     assert set(report) == {"machine", "versions", "rounds", "trials", "models", "geomean_ratio"}
     model = report["models"]["tiny"]
     assert set(model) == {"threads", "tune_s", "max_rel_err", "weights"}

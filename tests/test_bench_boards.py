@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import psutil
 
-import bench_runtimes
-from tests.checkout import ROOT, SCRIPTS
+from tests.checkout import report_of
 
 
 def test_the_script_times_one_board_and_two_and_leaves_no_process():
     before = set(psutil.pids())
-    done = subprocess.run(
-        [
-            *(sys.executable, str(SCRIPTS / "bench_boards.py")),
-            *("--rounds", "1", "--copies", "1", "--trials", "3", "--kernels", "3"),
-        ],
-        env=bench_runtimes.environment(1) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = report_of("bench_boards.py", *"--rounds 1 --copies 1 --trials 3 --kernels 3".split())
     assert set(report) == {"cores", "kernels", "copies", "trials", "rounds", "measure", "tune"}
     assert report["kernels"] == 3
     for part in ("measure", "tune"):

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-import bench_runtimes
-from tests.checkout import ROOT, SCRIPTS
+from tests.checkout import report_of
 
 
 def test_the_script_times_both_modules_and_prints_the_agreed_form():
     pytest.importorskip("onnxscript")
-    done = subprocess.run(
-        [
-            *(sys.executable, str(SCRIPTS / "bench_cuts.py")),
-            *("--model", "tiny", "--threads", "1", "--rounds", "3"),
-        ],
-        env=bench_runtimes.environment(1) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = report_of("bench_cuts.py", *"--model tiny --threads 1 --rounds 3".split())
     assert set(report) == {"model", "cuts", "kernel_calls", "kernels_differ", "rounds", "trials", "threads"}
     assert report["cuts"] == 2
     assert report["kernel_calls"] > report["cuts"]

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-import bench_runtimes
-from tests.checkout import ROOT, SCRIPTS
+from tests.checkout import report_of
 
 COLUMNS = {"import_ms", "load_ms", "first_run_ms", "second_run_us", "total_ms"}
 
 
 def test_the_script_times_fresh_processes_and_prints_the_agreed_form():
     pytest.importorskip("onnxscript")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "bench_startup.py"), "tiny", "--samples", "3"],
-        env=bench_runtimes.environment(1) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = report_of("bench_startup.py", "tiny", "--samples", "3")
     assert set(report) == COLUMNS | {"model", "library_bytes", "threads", "samples"}
     for column in COLUMNS:
         first, third = report[column]["quartiles"]
