@@ -78,16 +78,17 @@ def _sla(asked: str, backbone_ms: float, max_exits: int) -> SLA:
 
 
 def default_cases() -> tuple[Case, ...]:
-    """20: one threshold for all exits; at most four exits, three networks; any number of exits; a deep network."""
+    """23: one threshold for all exits; at most four exits, three networks; any number of exits; a deep network."""
     shared = [Case(f"shared-{asked}", MadeUp(1, 5000, 12, 1), asked, True, 100, None) for asked in ASKED]
     four = [
         Case(f"four-{asked}-{seed}", MadeUp(seed, 5000, 12, 1), asked, False, 32, 4)
         for seed in (1, 2, 3)
         for asked in ASKED
     ]
-    full = [Case(f"any-{asked}", MadeUp(1, 5000, 12, 1), asked, False, 32, None) for asked in ("drop", "mean")]
+    full = [Case(f"any-{asked}", MadeUp(1, 5000, 12, 1), asked, False, 32, None) for asked in ASKED]
     deep = [
         Case("deep-four-drop", MadeUp(1, 50_000, 54, 2), "drop", False, 32, 4),
+        Case("deep-four-mean", MadeUp(1, 50_000, 54, 2), "mean", False, 32, 4),
         Case("deep-any-drop", MadeUp(1, 50_000, 54, 2), "drop", False, 32, None),
     ]
     return (*shared, *four, *full, *deep)
