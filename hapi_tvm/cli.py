@@ -16,6 +16,7 @@ from hapi_tvm import __version__
 from hapi_tvm.cli_board import board, targets
 from hapi_tvm.cli_options import TRACEBACK, asked_sla, sla_options, traceback_option
 from hapi_tvm.cli_search import search
+from hapi_tvm.cli_target import asked_target, target_options
 from hapi_tvm.errors import DataError, HapiError
 
 __all__ = ["main"]
@@ -79,11 +80,7 @@ main.add_command(targets)
 @click.option(
     "--run", "run_dir", required=True, type=click.Path(path_type=Path), help="Run folder; made or resumed."
 )
-@click.option("--target", type=click.Choice(["llvm", "arm"]), default="llvm", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--mcpu", metavar="NAME", help="LLVM's name of the processor, or generic; the device's unless given.")
-@click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker; with --key, runs all on boards there.")
-@click.option("--key", metavar="KEY", help="Of the boards, which must be alike.")
+@target_options
 @sla_options
 @click.option(
     "--trials",
@@ -130,11 +127,6 @@ def build(
     data: str,
     data_source: str,
     run_dir: Path,
-    target: str,
-    threads: int,
-    mcpu: str | None,
-    tracker: str | None,
-    key: str | None,
     trials: int,
     measure_budget: int | None,
     spacing: float,
@@ -161,10 +153,11 @@ def build(
         raise click.UsageError(f"--data-source {data_source} chooses a copy of {_EXAMPLE}; --data is {data}")
     sla = asked_sla()
     set_up_logging(verbose)
+    target = asked_target()
     hapi.build(
         hapi.import_model(_model_path(model)),
         hapi.load_dataset(data, source=data_source),
-        getattr(hapi.targets, target)(threads=threads, mcpu=mcpu, tracker=tracker, key=key),
+        target,
         sla=sla,
         run_dir=run_dir,
         trials=trials,

@@ -88,6 +88,8 @@ def check(key: str, tracker: str, wait_s: float):
     reports = check_boards(parse_tracker(tracker, key), wait_s)
     print_table(_boards_table(reports))
     for report in reports:
+        if report.gpu is not None:
+            click.echo(f"{report.name}: GPU {report.gpu.name}, {report.gpu.arch}")
         if report.unmeasured is not None:
             click.echo(f"{report.name}: not measured: {report.unmeasured}")
 

@@ -11,6 +11,7 @@ from tvm.target import codegen
 from hapi_tvm.errors import MissingCompiler
 from hapi_tvm.targets.arm_devices import TRIPLE, arm_devices
 from hapi_tvm.targets.cross import find_cross_compiler
+from hapi_tvm.targets.cuda_arch import cuda_tags
 from hapi_tvm.targets.nvcc import find_nvcc
 
 __all__ = ["Family", "families"]
@@ -39,15 +40,16 @@ def families() -> tuple[Family, ...]:
 
 def _tags() -> dict[str, tuple[str, ...]]:
     """TVM's tags by our families; those of other kinds of device are left out."""
-    found: dict[str, list[str]] = {"llvm": [], "arm": list(arm_devices()), "cuda": []}
-    for name, target in tvm.target.list_tags().items():
-        family = str(target.kind.name)
-        if family in found and not str(target.attrs.get("mtriple", "")).startswith(_ARM_TRIPLES):
-            found[family].append(str(name))
-    return {family: tuple(sorted(names)) for family, names in found.items()}
+    tags = tvm.target.list_tags().items()
+    processors = [str(name) for name, target in tags if target.kind.name == "llvm" and not _is_arm(target)]
+    return {"llvm": tuple(sorted(processors)), "arm": tuple(arm_devices()), "cuda": tuple(cuda_tags())}
 
 
-def _is_arm() -> bool:
+def _is_arm(target: tvm.target.Target) -> bool:
+    return str(target.attrs.get("mtriple", "")).startswith(_ARM_TRIPLES)
+
+
+def _here_is_arm() -> bool:
     return os.uname().machine.startswith(_ARM_TRIPLES)
 
 
@@ -64,7 +66,7 @@ def _arm_compiler() -> str:
 
 
 def _arm_here() -> str:
-    return _this_processor() if _is_arm() else "not here: on a board, over a tracker"
+    return _this_processor() if _here_is_arm() else "not here: on a board, over a tracker"
 
 
 def _cuda_compiler() -> str:
@@ -75,4 +77,4 @@ def _cuda_here() -> str:
     device = tvm.cuda(0)
     if device.exist:
         return f"here: {device.device_name}, sm_{str(device.compute_version).replace('.', '')}"
-    return "no GPU or driver here: compiles only"
+    return "no GPU or driver here: on a board, over a tracker"

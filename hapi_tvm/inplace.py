@@ -47,7 +47,7 @@ def measure_in_place(
     entry_us: what calling a function of the module takes by itself; taken off every sample.
     """
     steps = _steps(len(network.segments), graph)
-    module = PieceTimeline(steps)(network.module) if target.reach.remote else network.module
+    module = PieceTimeline(steps)(network.module) if target.reach.stamped else network.module
     with target.reach.staged(compile_module(module, schedules, target)) as program:
         ran = target.reach.run(time_steps, program, steps, network.input_shape, entry_us, timeout_s=TIMEOUT_S)
     count = len(network.segments)

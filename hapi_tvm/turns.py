@@ -49,7 +49,7 @@ def kernels_in_turns(
 ) -> list[np.ndarray]:
     """For each network, the median microseconds of its backbone's kernels, in call order and in their places."""
     modules = [_plain(network, target) for network in networks]
-    if target.reach.remote:
+    if target.reach.stamped:
         modules = [KernelTimeline()(module) for module in modules]
     with _staged(modules, schedules, target) as programs:
         ran = target.reach.run(

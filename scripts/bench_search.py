@@ -40,6 +40,7 @@ from hapi_tvm.search.problem import Problem
 from hapi_tvm.search.strategies import STRATEGIES
 from search_instances import Case, default_cases, quick_cases, run_cases
 from search_race import CLOCKS, EXACT, Result, batch_designs_per_second, race, warm_up
+from search_results import Kept
 
 PEERS = tuple(name for name in STRATEGIES if name not in (EXACT, "exhaustive"))
 RATED, RATED_SECONDS = "four-drop-1", 5.0
@@ -47,29 +48,28 @@ QUICK_SECONDS = (0.1, 0.3)
 
 
 def run_all(
-    cases: tuple[Case, ...], strategies: list[str], seconds: list[float], seed: int, jobs: int, clock: str
+    cases: tuple[Case, ...], strategies: list[str], seconds: list[float], seed: int, jobs: int, clock: str, kept: Kept
 ) -> dict[str, list[Result]]:
     """By instance."""
     spawn = multiprocessing.get_context("spawn")
-    results: dict[str, list[Result]] = {case.name: [] for case in cases}
     with concurrent.futures.ProcessPoolExecutor(
         jobs, mp_context=spawn, initializer=warm_up, initargs=(strategies,)
     ) as pool:
         if EXACT in strategies:
             races = [(case, EXACT, given, seed, clock) for case in cases for given in seconds]
-            _gather(pool, races, results)
-        proven = {case: _proven(results[case.name]) for case in cases}
+            _gather(pool, races, kept)
+        proven = {case: _proven(kept.of(case.name, EXACT)) for case in cases}
         peers = [strategy for strategy in strategies if strategy != EXACT]
         races = [(case, peer, seconds[-1], seed, clock, proven[case]) for case in cases for peer in peers]
-        _gather(pool, races, results)
-    return results
+        _gather(pool, races, kept)
+    return {case.name: [found for name in strategies for found in kept.of(case.name, name)] for case in cases}
 
 
-def _gather(pool: concurrent.futures.Executor, races: list[tuple], results: dict[str, list[Result]]) -> None:
-    waiting = [pool.submit(race, *arguments) for arguments in races]
+def _gather(pool: concurrent.futures.Executor, races: list[tuple], kept: Kept) -> None:
+    waiting = [pool.submit(race, *asked) for asked in races if not kept.has(asked[0].name, *asked[1:3])]
     for count, done in enumerate(concurrent.futures.as_completed(waiting), 1):
         result = done.result()
-        results[result.case].append(result)
+        kept.add(result)
         print(f"{count}/{len(waiting)} {result.case} {result.strategy} {result.seconds:g} s", file=sys.stderr)
 
 
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="worker processes; more than idle cores distorts")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, for a busy machine")
+    parser.add_argument("--keep", type=pathlib.Path, help="file of results, so that a run that was stopped goes on")
     parser.add_argument("--plot", type=pathlib.Path, help="where to draw best-so-far over time")
     parser.add_argument("--quick", action="store_true", help="small instances and a fraction of a second")
     args = parser.parse_args()
@@ -208,7 +209,8 @@ def main() -> None:
     cases = tuple(case for case in known if any(part in case.name for part in args.instances))
     if not cases:
         parser.error(f"no instance is named like {' or '.join(args.instances)}: {', '.join(c.name for c in known)}")
-    results = run_all(cases, args.strategies, seconds, args.seed, args.jobs, args.clock)
+    kept = Kept(args.keep, args.seed, args.clock)
+    results = run_all(cases, args.strategies, seconds, args.seed, args.jobs, args.clock, kept)
     rows = [Row(case, results[case.name], seconds) for case in cases]
     rated = next((case for case in default_cases() if case.name == RATED and not args.quick), cases[0])
     print(json.dumps(report(rows, seconds, rated, args.clock), indent=1))

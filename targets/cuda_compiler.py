@@ -12,6 +12,7 @@ import tvm
 
 from hapi_tvm.errors import BuildError
 from hapi_tvm.targets.cuda_runtime import load_cuda_runtime
+from hapi_tvm.targets.rpc.export import export
 
 __all__ = ["compile_cuda_library", "compiler_variables", "cuda_compiler"]
 
@@ -39,10 +40,15 @@ def cuda_compiler(nvcc: str | None) -> Iterator[None]:
             raise BuildError(f"{nvcc} refuses the kernels: {said.strip()[-1000:]}") from None
 
 
-def compile_cuda_library(mod: tvm.IRModule, target: tvm.target.Target, path: str, nvcc: str | None) -> str:
-    """Compile a scheduled kernel to a shared library at ``path``, and return the path; ``nvcc`` as above."""
+def compile_cuda_library(
+    mod: tvm.IRModule, target: tvm.target.Target, path: str, nvcc: str | None, cc: str | None = None
+) -> str:
+    """Compile a scheduled kernel to a shared library at ``path``, and return the path.
+
+    nvcc: as above. cc: path of the compiler that links for the target's host; None takes this machine's.
+    """
     with target, cuda_compiler(nvcc):
-        tvm.tirx.build(mod, target=target).export_library(path)
+        export(tvm.tirx.build(mod, target=target), path, cc)
     return path
 
 

@@ -34,6 +34,7 @@ class ThisGpu:
     target: str
     nvcc: str | None
     remote: ClassVar[bool] = False
+    stamped: ClassVar[bool] = False
 
     def check(self) -> None:
         if not tvm.device(DEVICE).exist:

@@ -19,19 +19,21 @@ __all__ = ["CudaBuilder", "CudaRunner"]
 
 @derived_object
 class CudaBuilder(ms.builder.PyBuilder):
-    """workers: candidates compiled at once. nvcc: its path, or None to leave source. timeout_s: for each."""
+    """workers: candidates compiled at once. nvcc: its path, or None to leave source. cc: as ``compile_cuda_library``
+    takes it. timeout_s: for each."""
 
-    def __init__(self, workers: int, nvcc: str | None, timeout_s: float = 60.0) -> None:
+    def __init__(self, workers: int, nvcc: str | None, cc: str | None = None, timeout_s: float = 60.0) -> None:
         super().__init__()
         self.workers = workers
         self.nvcc = nvcc
+        self.cc = cc
         self.timeout_s = timeout_s
 
     def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
         paths = [os.path.join(tempfile.mkdtemp(prefix="hapi-kernel-"), LIBRARY_NAME) for _ in build_inputs]
         outcomes = shared_server().map(
             compile_cuda_library,
-            [(item.mod, item.target, path, self.nvcc) for item, path in zip(build_inputs, paths, strict=True)],
+            [(item.mod, item.target, path, self.nvcc, self.cc) for item, path in zip(build_inputs, paths, strict=True)],
             timeout_s=self.timeout_s,
             workers=self.workers,
         )

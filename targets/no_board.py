@@ -19,19 +19,24 @@ from hapi_tvm.targets.rpc.export import export
 
 __all__ = ["NoBoard"]
 
+EMULATED = ". Where there is none, `python scripts/emulated_board.py setup` makes an emulated one"
+
 
 @dataclass(frozen=True, slots=True)
 class NoBoard:
-    """A ``Reach`` that only exports. target: its name. cc: the cross compiler that links. Others raise TargetError."""
+    """A ``Reach`` that only exports. target: its name. cc: the cross compiler that links. advice: for who has
+    no board. Others raise TargetError."""
 
     target: str
     cc: str
+    advice: str = EMULATED
     remote: ClassVar[bool] = True
+    stamped: ClassVar[bool] = True
 
     def check(self) -> NoReturn:
         raise TargetError(
             f"{self.target} has no board, so it compiles, and nothing can be run or measured: give tracker='host:port' "
-            "and key=... of one. Where there is none, `python scripts/emulated_board.py setup` makes an emulated one"
+            f"and key=... of one{self.advice}"
         )
 
     def export(self, executable: tvm.runtime.Executable, path: str | os.PathLike[str]) -> None:

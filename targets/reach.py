@@ -37,11 +37,12 @@ class Reach(Protocol):
     """Calls functions of a ``Place``.
 
     remote: the device is another machine's. What is compiled for it cannot be loaded in this process, functions are
-    called in other processes, so they are importable by name and their arguments and values are pickled, and pieces of
-    a network are timed by stamps that are compiled in.
+    called in other processes, so they are importable by name and their arguments and values are pickled, and
+    nobody sees how far they are. stamped: pieces of a network are timed by stamps that are compiled in.
     """
 
     remote: bool
+    stamped: bool
 
     def check(self) -> None:
         """Raise TargetError where there is no device to run on, before a build spends time on anything else.
@@ -76,6 +77,7 @@ class ThisMachine:
     threads: int
     device: str = "cpu"
     remote: ClassVar[bool] = False
+    stamped: ClassVar[bool] = False
 
     def check(self) -> None:
         pass

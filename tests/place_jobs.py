@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hapi_tvm.targets.place import Place, Program
+from hapi_tvm.targets.rpc.gpu_machine import GpuBoardMachine
 from hapi_tvm.timeline import Step
 
 
@@ -42,3 +43,8 @@ def fail(place: Place, text: str) -> None:
 
 def device_index(place: Place) -> int:
     return place.device.index
+
+
+def pieces_us_as_of_a_gpu(place: Place, program: Program, steps: Sequence[Step], image: np.ndarray) -> list[float]:
+    machine = GpuBoardMachine(place._board, place.library(program))
+    return machine.pieces_us([place.tensor(image)], steps, 0.0)

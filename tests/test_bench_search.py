@@ -14,6 +14,7 @@ import bench_search
 import search_instances
 import search_race
 from hapi_tvm.search.strategy import Outcome, Trace
+from search_results import Kept
 from tests.checkout import ROOT, SCRIPTS
 
 CASE = search_instances.quick_cases()[0]
@@ -44,6 +45,31 @@ def test_the_script_runs_every_strategy_and_prints_the_agreed_form(tmp_path):
     assert report["designs_per_second"] > 0 and report["exact_designs_per_second"] > 0
     assert report["median_speedup_to_equal_quality"] > 0
     assert plot.read_text(encoding="utf-8").count("<svg") == 1
+
+
+def result(strategy: str, seconds: float, best: int) -> search_race.Result:
+    outcome = Outcome((), (best, 0, 0), best, False, 1, (Trace(0.1, (best, 0, 0)),))
+    return search_race.Result(CASE.name, strategy, seconds, seconds, outcome, 1)
+
+
+def test_results_outlive_a_run_that_was_stopped(tmp_path):
+    path = tmp_path / "results"
+    kept = Kept(path, 0, "cpu")
+    for seconds, best in ((10.0, 3), (1.0, 5)):
+        kept.add(result("exact", seconds, best))
+    again = Kept(path, 0, "cpu")
+    assert again.has(CASE.name, "exact", 1.0) and not again.has(CASE.name, "random", 1.0)
+    assert [found.outcome.key[0] for found in again.of(CASE.name, "exact")] == [5, 3]
+    assert again.of(CASE.name, "random") == []
+    with pytest.raises(SystemExit, match="of seed and clock .*remove it"):
+        Kept(path, 1, "cpu")
+
+
+def test_what_is_kept_is_not_run_again(tmp_path):
+    kept = Kept(None, 0, "wall")
+    kept.add(result("exact", 0.1, 7))
+    found = bench_search.run_all((CASE,), ["exact"], [0.1], 0, 1, "wall", kept)
+    assert found == {CASE.name: [result("exact", 0.1, 7)]}
 
 
 def test_the_default_instances_are_what_the_documents_say():

@@ -209,8 +209,17 @@ def test_build_takes_boards_by_tracker_and_key(model, data, tmp_path, replace_bu
     target = builder.positional[2]
     assert target.name == "llvm generic threads=1 key=rasp4b"
     assert target.tracker == Tracker("127.0.0.1", 1, "rasp4b")
+    defaults = dict(tracker="127.0.0.1:1", key="rasp4b", mcpu="generic")
+    assert target == hapi_tvm.targets.llvm(**defaults)
     refused = run("build", model, "--data", data, "--run", tmp_path / "run", *boards[:2])
     assert refused.exit_code == 2 and "belong together" in refused.output
+
+
+def test_build_takes_a_gpu_by_its_architecture(model, data, tmp_path, replace_build):
+    builder = replace_build()
+    done = run("build", model, "--data", data, "--run", tmp_path / "run", "--target", "cuda", "--arch", "sm_90")
+    assert done.exit_code == 0, done.output
+    assert builder.positional[2] == hapi_tvm.targets.cuda("sm_90")
 
 
 def test_build_takes_what_the_command_line_hands_on(model, data, tmp_path, replace_build):
@@ -272,6 +281,9 @@ def test_the_environment_can_ask_for_tracebacks(tmp_path, monkeypatch):
         (["--data", "d.npz", "--data-source", "full"], "--data-source full chooses a copy of fashion-mnist"),
         (["--data", "fashion-mnist", "--measure-budget", "0"], "--measure-budget"),
         (["--data", "fashion-mnist", "--target", "abacus"], "--target"),
+        (["--data", "fashion-mnist", "--target", "cuda", "--mcpu", "generic"], "--mcpu is for --target llvm or arm"),
+        (["--data", "fashion-mnist", "--arch", "sm_90"], "--arch is for --target cuda; this one is llvm"),
+        (["--data", "fashion-mnist", "--target", "cuda", "--device", "no/gpu"], "device='no/gpu' is none of the"),
         (["--data", "fashion-mnist", "--max-accuracy-drop", "2"], "error: SLA: max_accuracy_drop=2.0"),
         ([], "--data"),
     ],

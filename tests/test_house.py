@@ -55,8 +55,8 @@ LAYERS = {
     ),
     "top": Layer(
         (
-            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "devices", "porting",
-            "report", "researching",
+            "backbone_build", "building", "cli", "cli_board", "cli_options", "cli_search", "cli_target", "devices",
+            "porting", "report", "researching",
         ),
         (
             "facade", "records", "terminal", "compat", "passes", "targets", "certify", "search", "runtime", "stages",

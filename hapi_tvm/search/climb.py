@@ -13,10 +13,10 @@ __all__ = ["Climb"]
 LINE_DESIGNS = 2000
 """About how many neighbours are evaluated at once."""
 
-PAIR_DESIGNS = 20_000
-"""How many neighbours two exits may have together with all others: bounds how far their thresholds move."""
+PAIR_WORDS = 1.6e6
+"""Neighbours that differ in two exits, times the words of the samples: bounds how far thresholds move together."""
 
-FRESH_SHARE = 0.15
+FRESH_SHARE = 0.5
 """Of the climbs, how many begin at a random design rather than near the best one."""
 
 
@@ -73,7 +73,7 @@ class Climb:
         yield from self._lines(genes, free if len(placed) < genome.most else movable)
         pairs = [(one, two) for index, one in enumerate(movable) for two in movable[:index]]
         for one, two in self._random.permutation(pairs).tolist() if pairs else []:
-            yield self._grid(genes, one, two, PAIR_DESIGNS // len(pairs))
+            yield self._grid(genes, one, two, int(PAIR_WORDS / (len(pairs) * self._scout.words_an_exit)))
         for gone in placed.tolist():
             without = genes.copy()
             without[gone] = 0

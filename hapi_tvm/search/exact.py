@@ -37,8 +37,13 @@ TURN_WORDS = 3e8
 FIRST_WORDS = 3e8
 """Words that the local search may count before the tree begins: at least, but no more than the tree has."""
 
-FINITE_WORDS = 1e13
-"""Trees with more words than this below their roots are not expected to be walked to their end."""
+FINITE_WORDS = 1.7e11
+"""Trees with more words than this below their roots, for each second given, are not expected to be walked to their
+end: about one in fifty is counted, a thousand million a second."""
+
+TAIL_COST = 15
+"""Where a percentile, the worst case or a deadline is limited, a word of the tree takes so many times as long: the
+cheap floors, of the mean, rule little out."""
 
 FINITE_SHARE, ENDLESS_SHARE = 0.1, 0.9
 """Of all words, those that the local search may count."""
@@ -69,7 +74,7 @@ class Exact:
     def solve(
         self, problem: Problem, *, seconds: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
     ) -> Outcome:
-        run = _Run(problem, seed, clock)
+        run = _Run(problem, seed, clock, seconds)
         polish_s = POLISH_SHARE * seconds if self.polish else 0.0
         proof_ends_s = run.started_s + seconds - polish_s
         grid_s = proof_ends_s - polish_s - clock()
@@ -86,7 +91,7 @@ class Exact:
 class _Run:
     """The best design so far, on the grid or off it, and what was proven."""
 
-    def __init__(self, problem: Problem, seed: int, clock: Callable[[], float]):
+    def __init__(self, problem: Problem, seed: int, clock: Callable[[], float], seconds: float):
         self.problem, self.clock, self.started_s = problem, clock, clock()
         self.batch = Batch(problem)
         self.scout = Scout(problem, self.batch)
@@ -100,7 +105,8 @@ class _Run:
         self.trace: list[Trace] = []
         self.layers = [LayerSearch.of(self.batch.layer(index), self.rules) for index in range(len(problem.layers))]
         self.tree_words = sum(layer.words_below(()) for layer in self.layers)
-        self.endless = self.tree_words > FINITE_WORDS
+        cost = TAIL_COST if problem.objective.budgets_ps.keys() - {"mean"} else 1
+        self.endless = cost * self.tree_words > FINITE_WORDS * seconds
         self.frontier = Frontier(self.layers, self.best, self.improved)
         self.polished: set[Exits] = set()
 

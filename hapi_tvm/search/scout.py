@@ -29,7 +29,7 @@ class Scout:
         self.key: Key | None = None
         self.words = 0.0
         self._alternatives: dict[bytes, tuple[tuple, np.ndarray]] = {}
-        self._words_an_exit = -(-problem.instance.samples // 64)
+        self.words_an_exit = -(-problem.instance.samples // 64)
 
     @property
     def keeps_all_limits(self) -> bool:
@@ -39,7 +39,7 @@ class Scout:
     def merits(self, genes: np.ndarray) -> Merits:
         """genes: int64 [B, G], as of ``Batch``."""
         figures = self._batch.figures(genes)
-        self.words += BATCH_WORDS + self._words_an_exit * (int(figures.exits.sum()) + len(genes))
+        self.words += BATCH_WORDS + self.words_an_exit * (int(figures.exits.sum()) + len(genes))
         merits = Merits.of(self._problem, figures, self._batch.fits(genes))
         row = int(merits.order()[0])
         rank = merits.rank(row)

@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 import tvm
 from tvm import rpc
+from tvm.rpc.base import RPC_SESS_MASK
 
 from hapi_tvm.targets.rpc.faults import BoardFault, brief
 from hapi_tvm.targets.rpc.tracker import Grant
@@ -31,6 +32,11 @@ class Board:
         self.largest_bytes = 0
         self._uploads = itertools.count()
         self._kept: set[str] = set()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device is the board's processor."""
+        return self.device.dlpack_device_type() % RPC_SESS_MASK == tvm.cpu().dlpack_device_type()
 
     def upload(self, path: str | os.PathLike) -> str:
         """Copy a file to the board; returns its name there, which is new: a name that comes again kills a session."""

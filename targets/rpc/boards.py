@@ -17,10 +17,11 @@ from hapi_tvm.targets.place import Program
 from hapi_tvm.targets.reach import Ran
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.export import export
-from hapi_tvm.targets.rpc.fleet import BoardOutcome, shared_fleet
+from hapi_tvm.targets.rpc.fleet import BoardOutcome, Fleet, shared_fleet
 from hapi_tvm.targets.rpc.on_board import OnBoard
 from hapi_tvm.targets.rpc.processor import machine_facts_of
 from hapi_tvm.targets.rpc.tracker import Tracker
+from hapi_tvm.targets.rpc.yardstick import CpuYardstick, Yardstick
 
 __all__ = ["Boards"]
 
@@ -30,12 +31,22 @@ class Boards:
     """A ``Reach``: whichever board behind the tracker's key is free.
 
     threads: of TVM's runtime on a board. cc: the cross compiler that links for them; None where this machine's does.
+    yardstick: names their device, and tells their speed.
     """
 
     tracker: Tracker
     threads: int
     cc: str | None = None
+    yardstick: Yardstick = CpuYardstick()
     remote: ClassVar[bool] = True
+
+    @property
+    def stamped(self) -> bool:
+        return self.yardstick.device == "cpu"
+
+    @property
+    def fleet(self) -> Fleet:
+        return shared_fleet(self.tracker, self.yardstick)
 
     def check(self) -> None:
         pass
@@ -61,12 +72,12 @@ class Boards:
         return Ran(outcome.value, outcome.scale)
 
     def attempt(self, function: Callable, calls: Sequence[tuple], timeout_s: float) -> list[BoardOutcome]:
-        return shared_fleet(self.tracker).map(
+        return self.fleet.map(
             _on_board, [(self.threads, self.cc, function, *call) for call in calls], timeout_s
         )
 
     def facts(self) -> MachineFacts:
-        return machine_facts_of(self.tracker)
+        return machine_facts_of(self.tracker, self.fleet)
 
 
 def _on_board(board: Board, threads: int, cc: str | None, function: Callable, *arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.facts import Facts, ask_facts
 from hapi_tvm.targets.rpc.fleet import Fleet
+from hapi_tvm.targets.rpc.gpu import BoardGpu, ask_gpu
 from hapi_tvm.targets.rpc.reference import FLOPS, Reference, reference_library
 from hapi_tvm.targets.rpc.tracker import Tracker, nobody_free, summary
 
@@ -23,16 +24,18 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class BoardReport:
-    """name: "host:port". round_trip_ms: of one call to the board and back.
+    """name: "host:port". gpu: its first, None where TVM finds none there. round_trip_ms: of one call to the board and
+    back.
 
-    speed_gflops, noise, drift: of the reference kernel, in ``READINGS`` times its windows; None where the board's
-    architecture has none here, and ``unmeasured`` says why. noise: half the spread of the middle half of the windows,
-    as a share of their median. drift: the median of the last quarter over that of the first, less 1; above 0 is
-    slower.
+    speed_gflops, noise, drift: of the processor's reference kernel, in ``READINGS`` times its windows; None where
+    the board's architecture has none here, and ``unmeasured`` says why. noise: half the spread of the middle half of
+    the windows, as a share of their median. drift: the median of the last quarter over that of the first, less 1;
+    above 0 is slower.
     """
 
     name: str
     facts: Facts
+    gpu: BoardGpu | None
     round_trip_ms: float
     speed_gflops: float | None
     noise: float | None
@@ -43,6 +46,7 @@ class BoardReport:
 def inspect_board(board: Board) -> BoardReport:
     """Runs on a fleet's worker."""
     facts = ask_facts(board)
+    gpu = ask_gpu(board)
     round_trip_ms = _round_trip_ms(board)
     try:
         if facts.triple is None:
@@ -51,7 +55,7 @@ def inspect_board(board: Board) -> BoardReport:
             reference = Reference(board, reference_library(facts.triple, folder))
             readings_us = [taken_us for _ in range(READINGS) for taken_us in reference.windows_us()]
     except TargetError as error:
-        return BoardReport(board.name, facts, round_trip_ms, None, None, None, str(error))
+        return BoardReport(board.name, facts, gpu, round_trip_ms, None, None, None, str(error))
     first, _, third = statistics.quantiles(readings_us, n=4)
     median_us = statistics.median(readings_us)
     quarter = len(readings_us) // 4
@@ -59,6 +63,7 @@ def inspect_board(board: Board) -> BoardReport:
     return BoardReport(
         board.name,
         facts,
+        gpu,
         round_trip_ms,
         speed_gflops=FLOPS / median_us / 1e3,
         noise=(third - first) / 2 / median_us,

@@ -16,6 +16,7 @@ from hapi_tvm.targets.messages import receive, send
 from hapi_tvm.targets.rpc.jobs import Job
 from hapi_tvm.targets.rpc.tracker import Tracker
 from hapi_tvm.targets.rpc.worker import work
+from hapi_tvm.targets.rpc.yardstick import Yardstick
 from hapi_tvm.targets.rpc.zygote import shared_zygote
 
 __all__ = ["Crew", "Ended", "State", "Worker"]
@@ -54,11 +55,11 @@ class Worker:
 
 
 class Crew:
-    """tracker, device, tolerance: as ``work`` takes them."""
+    """tracker, yardstick, tolerance: as ``work`` takes them."""
 
-    def __init__(self, tracker: Tracker, device: str, tolerance: float) -> None:
+    def __init__(self, tracker: Tracker, yardstick: Yardstick, tolerance: float) -> None:
         self._tracker = tracker
-        self._device = device
+        self._yardstick = yardstick
         self._tolerance = tolerance
         self._folder: str | None = None
         self.workers: list[Worker] = []
@@ -67,7 +68,7 @@ class Crew:
         """A worker more. Raises TargetError where none can be started."""
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="hapi-fleet-")
-        arguments = (work, self._tracker, self._device, self._tolerance, session_s, self._folder)
+        arguments = (work, self._tracker, self._yardstick, self._tolerance, session_s, self._folder)
         try:
             pid, channel = shared_zygote().start(*arguments)
         except (OSError, EOFError) as error:

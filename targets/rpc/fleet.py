@@ -20,14 +20,17 @@ from hapi_tvm.targets.rpc.faults import Health
 from hapi_tvm.targets.rpc.jobs import BoardOutcome, Jobs
 from hapi_tvm.targets.rpc.speeds import Speeds
 from hapi_tvm.targets.rpc.tracker import Tracker
+from hapi_tvm.targets.rpc.yardstick import CpuYardstick, Yardstick
 
 __all__ = ["BoardOutcome", "Fleet", "shared_fleet"]
 
 WAIT_S = 60.0
+CPU = CpuYardstick()
 
 
 class Fleet:
-    """device: TVM's name of the boards' device. wait_s: how long to wait while no board can work at all.
+    """yardstick: names the boards' device, and tells their speed. wait_s: how long to wait while no board can work at
+    all.
 
     tolerance: a job is done again where the reference kernel's times before and after it are further apart than this
     ratio; inf takes jobs as they come.
@@ -36,14 +39,14 @@ class Fleet:
     def __init__(
         self,
         tracker: Tracker,
-        device: str = "cpu",
+        yardstick: Yardstick = CPU,
         wait_s: float = WAIT_S,
         tolerance: float = TOLERANCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tracker = tracker
         self._one_map = threading.Lock()
-        crew = Crew(tracker, device, tolerance)
+        crew = Crew(tracker, yardstick, tolerance)
         self._standing = Standing(tracker.key, wait_s, clock, crew, Health(), Speeds())
 
     def map(
@@ -80,9 +83,14 @@ class Fleet:
         self._standing.crew.close()
 
 
+def shared_fleet(tracker: Tracker, yardstick: Yardstick = CPU) -> Fleet:
+    """The one fleet of this process for a tracker, key and yardstick; ended with the process."""
+    return _shared_fleet(tracker, yardstick)
+
+
 @functools.cache
-def shared_fleet(tracker: Tracker, device: str = "cpu") -> Fleet:
-    """The one fleet of this process for a tracker, key and device; ended with the process."""
-    fleet = Fleet(tracker, device)
+def _shared_fleet(tracker: Tracker, yardstick: Yardstick) -> Fleet:
+    # Cached behind the default: a second fleet would wait for the boards that the first holds.
+    fleet = Fleet(tracker, yardstick)
     atexit.register(fleet.close)
     return fleet

@@ -6,7 +6,7 @@ from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.machine_facts import MachineFacts
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.facts import ask_facts
-from hapi_tvm.targets.rpc.fleet import shared_fleet
+from hapi_tvm.targets.rpc.fleet import Fleet, shared_fleet
 from hapi_tvm.targets.rpc.tracker import Tracker
 
 __all__ = ["machine_facts_of", "processor_of"]
@@ -30,9 +30,8 @@ def processor_of(tracker: Tracker) -> str:
     return outcome.value
 
 
-def machine_facts_of(tracker: Tracker) -> MachineFacts:
+def machine_facts_of(tracker: Tracker, fleet: Fleet) -> MachineFacts:
     """Of one board behind the key, with the speeds of all that worked in this process. Raises TargetError."""
-    fleet = shared_fleet(tracker)
     (outcome,) = fleet.map(_facts, [()], TIMEOUT_S)
     if outcome.error is not None:
         raise TargetError(f"the board of key {tracker.key!r} at {tracker.address} tells nothing: {outcome.error}")
@@ -54,4 +53,7 @@ def _facts(board: Board) -> tuple[str, int, str]:
     """Processor, cores (where the server does not tell, the threads that TVM would use) and system."""
     told = ask_facts(board)
     cores = told.cores or int(board.session.get_function("runtime.NumThreads")())
-    return _processor(board) or told.triple or "unknown", cores, told.system or told.triple or "unknown"
+    processor = _processor(board) or told.triple or "unknown"
+    if not board.on_cpu:
+        processor = f"{board.device.device_name} on {processor}"
+    return processor, cores, told.system or told.triple or "unknown"

@@ -17,23 +17,20 @@ from hapi_tvm.errors import TargetError
 from hapi_tvm.targets.rpc.board import Board
 from hapi_tvm.targets.rpc.faults import BoardFault
 
-__all__ = ["FLOPS", "SIZE", "Reference", "matrix_product", "reference_library"]
+__all__ = ["FLOPS", "SIZE", "Reference", "matrix_product", "plain_product", "reference_library"]
 
 SIZE = 128
 FLOPS = 2 * SIZE**3
 WINDOWS = 5
 WINDOW_MS = 5.0
 _LANES = 16
-# float32 sums of SIZE products of standard normals, in another order than NumPy's.
+# float32 sums of so many products of standard normals, in another order than NumPy's.
 _TOLERANCE = 1e-3
 
 
 def matrix_product() -> tvm.IRModule:
-    """``main(A, B, C)``: C = A @ B, float32 [SIZE, SIZE] each, sums in vectors; for any CPU."""
-    a, b = (te.placeholder((SIZE, SIZE), name=name) for name in "AB")
-    k = te.reduce_axis((0, SIZE), name="k")
-    c = te.compute((SIZE, SIZE), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="C")
-    schedule = tvm.s_tir.Schedule(te.create_prim_func([a, b, c]))
+    """``plain_product`` of ``SIZE``, sums in vectors; for any CPU."""
+    schedule = tvm.s_tir.Schedule(plain_product(SIZE))
     block = schedule.get_sblock("C")
     i, j, k = schedule.get_loops(block)
     j, vector = schedule.split(j, [None, _LANES])
@@ -41,6 +38,14 @@ def matrix_product() -> tvm.IRModule:
     schedule.vectorize(vector)
     schedule.decompose_reduction(block, k)
     return schedule.mod
+
+
+def plain_product(size: int) -> tvm.IRModule:
+    """``main(A, B, C)``: C = A @ B, float32 [size, size] each, not scheduled."""
+    a, b = (te.placeholder((size, size), name=name) for name in "AB")
+    k = te.reduce_axis((0, size), name="k")
+    c = te.compute((size, size), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="C")
+    return tvm.IRModule({"main": te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")})
 
 
 def reference_library(triple: str, folder: str) -> str:
@@ -83,27 +88,32 @@ def _linker(machine: str) -> Callable[..., None]:
 
 
 class Reference:
-    """The kernel, loaded on a board. Raises BoardFault when the board computes something else."""
+    """The kernel, loaded on a board. size: of its matrices. device: where they are to lie; None takes the board's CPU.
 
-    def __init__(self, board: Board, library: str) -> None:
+    Raises BoardFault when the board computes something else.
+    """
+
+    def __init__(
+        self, board: Board, library: str, size: int = SIZE, device: tvm.runtime.Device | None = None
+    ) -> None:
         random = np.random.default_rng(0)
-        a, b = (random.standard_normal((SIZE, SIZE), dtype=np.float32) for _ in range(2))
+        a, b = (random.standard_normal((size, size), dtype=np.float32) for _ in range(2))
         self._expected = a @ b
         self._module = board.load(library)
-        # The kernel is the host's, whatever the board's device is.
-        self._cpu = board.session.cpu(0)
-        self._arguments = [tvm.runtime.tensor(array, self._cpu) for array in (a, b, np.zeros_like(a))]
+        self._device = device or board.session.cpu(0)
+        self._arguments = [tvm.runtime.tensor(array, self._device) for array in (a, b, np.zeros_like(a))]
         self.check()
         self._calls = max(math.ceil(WINDOW_MS * 1e3 / min(self._timed_us(calls=1))), 1)
 
     def check(self) -> None:
         """Compute it once and compare."""
-        self._arguments[-1].copyfrom(np.zeros((SIZE, SIZE), dtype=np.float32))
+        self._arguments[-1].copyfrom(np.zeros_like(self._expected))
         self._module["main"](*self._arguments)
+        size = len(self._expected)
         worst = float(np.abs(self._arguments[-1].numpy() - self._expected).max())
         if not worst <= _TOLERANCE:
             raise BoardFault(
-                f"it computes wrong numbers: a product of two {SIZE}x{SIZE} matrices is off by {worst:.3g}, "
+                f"it computes wrong numbers: a product of two {size}x{size} matrices is off by {worst:.3g}, "
                 f"and up to {_TOLERANCE} is rounding",
                 lasting=True,
             )
@@ -119,5 +129,5 @@ class Reference:
         return taken_us
 
     def _timed_us(self, calls: int) -> list[float]:
-        evaluator = self._module.time_evaluator("main", self._cpu, number=calls, repeat=WINDOWS)
+        evaluator = self._module.time_evaluator("main", self._device, number=calls, repeat=WINDOWS)
         return [1e6 * seconds for seconds in evaluator(*self._arguments).results]

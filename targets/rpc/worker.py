@@ -22,8 +22,9 @@ from hapi_tvm.targets.rpc.drift import SpeedWatch
 from hapi_tvm.targets.rpc.facts import ask_facts
 from hapi_tvm.targets.rpc.faults import BoardFault, brief
 from hapi_tvm.targets.rpc.protocol import Again, Done, Fault, Granted, Ready, Retired, Waiting
-from hapi_tvm.targets.rpc.reference import Reference, reference_library
+from hapi_tvm.targets.rpc.reference import Reference
 from hapi_tvm.targets.rpc.tracker import Grant, Tracker, nobody_free, queued
+from hapi_tvm.targets.rpc.yardstick import Yardstick
 
 __all__ = ["work"]
 
@@ -35,7 +36,7 @@ REDOS = 1
 
 
 def work(
-    channel: socket.socket, tracker: Tracker, device: str, tolerance: float, session_s: float, folder: str
+    channel: socket.socket, tracker: Tracker, yardstick: Yardstick, tolerance: float, session_s: float, folder: str
 ) -> None:
     """tolerance: as ``SpeedWatch`` takes it. session_s: of the session, at most. folder: where reference kernels are
     kept, on this machine."""
@@ -43,7 +44,7 @@ def work(
     send(channel, Granted(grant.name))
     known_us = receive(channel).level_us
     try:
-        bench = _Bench(open_board(grant, device, session_s), folder, tolerance, known_us)
+        bench = _Bench(open_board(grant, yardstick.device, session_s), yardstick, folder, tolerance, known_us)
         send(channel, Ready(bench.level_us, bench.note))
         while _job_came(channel):
             send(channel, bench.do(receive(channel), channel))
@@ -97,18 +98,22 @@ class _Bench:
     level_us: what the reference kernel takes on it; None where there is none for its architecture, and note says why.
     """
 
-    def __init__(self, board: Board, folder: str, tolerance: float, known_us: float | None) -> None:
+    def __init__(
+        self, board: Board, yardstick: Yardstick, folder: str, tolerance: float, known_us: float | None
+    ) -> None:
         self._board = board
         self._reference: Reference | None = None
         self._watch: SpeedWatch | None = None
         self.note: str | None = None
         with _blaming("it does not run the reference kernel"):
+            if not board.device.exist:
+                raise BoardFault(f"its TVM finds no {yardstick.device} device", lasting=True)
             try:
-                library = _library_for(board, folder)
+                library = _library_for(board, yardstick, folder)
             except TargetError as error:
                 self.note = f"its speed and its numbers are not watched: {error}"
                 return
-            self._reference = Reference(board, library)
+            self._reference = Reference(board, library, yardstick.size, board.device)
             self._watch = SpeedWatch(self._reference.read_us, known_us, tolerance)
 
     @property
@@ -156,9 +161,9 @@ class _Bench:
             self._reference.check()
 
 
-def _library_for(board: Board, folder: str) -> str:
+def _library_for(board: Board, yardstick: Yardstick, folder: str) -> str:
     """Raises TargetError where there is no reference kernel for the board."""
     triple = ask_facts(board).triple
     if triple is None:
         raise TargetError("its server does not tell its processor; hapi-tvm board serve would")
-    return reference_library(triple, folder)
+    return yardstick.library(triple, folder)

@@ -17,7 +17,7 @@ from instances import network, small, tables
 from hapi_tvm.errors import SLAError
 from hapi_tvm.hashing import digest
 from hapi_tvm.records import LATENCY_LIMITS, SLA
-from hapi_tvm.search import frontier
+from hapi_tvm.search import exact, frontier
 from hapi_tvm.search.batch import Batch
 from hapi_tvm.search.evaluator import evaluate
 from hapi_tvm.search.exact import Exact
@@ -258,6 +258,16 @@ def test_stopped_at_any_moment_it_holds_a_design_and_a_true_floor(sla, monkeypat
             assert problem.feasible(outcome.exits) and optimum <= outcome.key[0]
         proven.append(outcome.proven)
     assert not proven[0] and proven[-1]
+
+
+@pytest.mark.parametrize("sla, cost", [(SLA(mean_latency_ms=0.2), 1), (SLA(p95_latency_ms=0.2), exact.TAIL_COST)])
+def test_a_tree_that_the_time_does_not_suffice_for_leaves_it_to_the_local_search(sla, cost):
+    calibration, latency, _ = network(3, samples=500, candidates=6)
+    problem = Problem.of(calibration, latency, sla, Space(grid=6))
+    words = exact._Run(problem, 0, itertools.count().__next__, 1.0).tree_words
+    for seconds, endless in ((0.99, True), (1.01, False)):
+        given = seconds * cost * words / exact.FINITE_WORDS
+        assert exact._Run(problem, 0, itertools.count().__next__, given).endless == endless
 
 
 def test_polish_is_never_worse_and_keeps_the_limits():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import pathlib
+import platform
 import shutil
+import struct
 import subprocess
 
 import numpy as np
@@ -19,7 +21,7 @@ from hapi_tvm import targets
 from hapi_tvm.errors import BuildError, MissingCompiler, TargetError
 from hapi_tvm.kernels import workload
 from hapi_tvm.targets import nvcc as nvcc_module
-from hapi_tvm.targets.cuda import ARCHITECTURES, LIMITS
+from hapi_tvm.targets.cuda_arch import ARCHITECTURES, LIMITS
 from hapi_tvm.targets.cuda_compiler import compile_cuda_library, cuda_compiler
 from hapi_tvm.targets.cuda_runtime import DRIVER_FUNCTIONS, _runtime
 from hapi_tvm.targets.forkserver_builder import remove_library
@@ -31,6 +33,9 @@ from tests.without_gpu import one_thread
 NVCC = find_nvcc()
 SOURCE = targets.cuda("sm_90", compiler="source")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+needs_arm_linker = pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs aarch64-linux-gnu-gcc")
+AARCH64 = 183  # of <elf.h>
+FATBIN = struct.pack("<I", 0xBA55ED50)
 needs_no_gpu = pytest.mark.skipif(tvm.cuda(0).exist, reason="needs a machine without a GPU")
 
 
@@ -92,6 +97,52 @@ def test_an_unknown_architecture_names_the_known(arch, compiler):
 def test_a_near_miss_is_told():
     with pytest.raises(TargetError, match="did you mean sm_8"):
         targets.cuda("sm_8", compiler="source")
+
+
+def test_a_device_names_its_architecture_and_its_host():
+    target = targets.cuda(device="nvidia/geforce-rtx-3090", compiler="source")
+    assert (target.arch, target.host) == ("sm_86", platform.machine())
+
+
+@needs_arm_linker
+def test_a_device_of_another_host_is_compiled_for_and_nothing_more():
+    target = targets.cuda(device="nvidia/jetson-agx-orin-32gb", compiler="source")
+    assert target.name == "cuda sm_87 host=aarch64" and not target.has_device
+    with pytest.raises(TargetError, match="cuda sm_87 host=aarch64 has no board.*hapi_tvm.port"):
+        target.reach.check()
+
+
+@needs_nvcc
+@needs_arm_linker
+def test_candidates_for_another_host_are_its_libraries():
+    target = targets.cuda(device="nvidia/jetson-agx-orin-32gb")
+    scheduled = target.default_schedule(workload(dense())["main"]).mod
+    (built,) = target.builder().build([ms.builder.BuilderInput(scheduled, target.tvm_target)])
+    assert built.error_msg is None
+    library = pathlib.Path(str(built.artifact_path)).read_bytes()
+    assert int.from_bytes(library[18:20], "little") == AARCH64 and FATBIN in library
+    remove_library(str(built.artifact_path))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"device": "nvidia/jetson-orin"}, "did you mean nvidia/jetson"),
+        ({"device": "raspberry-pi/4b-aarch64"}, "is none of the .* GPUs"),
+        ({"device": "nvidia/jetson-nano", "arch": "sm_53"}, "give one of them"),
+        ({"arch": "sm_90", "cc": "gcc"}, "cc='gcc' links for another host"),
+        ({"arch": "sm_90", "tracker": "127.0.0.1:9190"}, "belong together"),
+        ({"arch": "sm_90", "tracker": "127.0.0.1:9190", "key": "gpu"}, "boards measure machine code"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(given, said):
+    with pytest.raises(TargetError, match=said):
+        targets.cuda(**given, compiler="source")
+
+
+def test_a_host_that_nothing_here_links_for_is_its_own_error():
+    with pytest.raises(MissingCompiler, match="riscv64-linux-gnu-gcc"):
+        targets.cuda("sm_90", host="riscv64", compiler="source")
 
 
 def test_code_for_one_chip_alone_is_taken():

@@ -14,6 +14,7 @@ from hapi_tvm.targets.kernel_timing import shapes_of
 from hapi_tvm.targets.rpc.fleet import Fleet, shared_fleet
 from hapi_tvm.targets.rpc.runner import FleetRunner
 from hapi_tvm.targets.rpc.tracker import Tracker
+from hapi_tvm.targets.rpc.yardstick import CpuYardstick, GpuYardstick
 from hapi_tvm.timing import results_in_order
 from tests import boards
 
@@ -58,6 +59,13 @@ def test_a_candidate_that_cannot_be_loaded_is_one_failed_result(fleet):
     good, bad, last = times_s(fleet, SMALL, unlinked, SMALL)
     assert "hapi_no_such_function" in str(bad.error_msg) and bad.run_secs is None
     assert good.error_msg is None and last.error_msg is None
+
+
+def test_a_process_has_one_fleet_for_the_boards_of_a_key():
+    nobody = Tracker("127.0.0.1", 1, "nobody")
+    assert shared_fleet(nobody) is shared_fleet(Tracker("127.0.0.1", 1, "nobody"), CpuYardstick())
+    assert shared_fleet(nobody) is targets.llvm(mcpu="generic", tracker=nobody.address, key=nobody.key).reach.fleet
+    assert shared_fleet(nobody) is not shared_fleet(nobody, GpuYardstick("sm_90", "nvcc"))
 
 
 def test_where_no_tracker_answers_the_caller_is_told(tmp_path):

@@ -69,7 +69,7 @@ def test_the_piece_that_sleeps_is_the_one_that_took_long(target, slow):
     names[slow] = "slow"
     steps = timelines.chain(*names)
     mod = timelines.napping()
-    mod = PieceTimeline(steps)(mod) if target.reach.remote else mod
+    mod = PieceTimeline(steps)(mod) if target.reach.stamped else mod
     with target.reach.staged(compile_module(mod, {}, target)) as program:
         image = np.zeros(timelines.SHAPE, np.float32)
         found_us = target.reach.run(place_jobs.pieces_us, program, steps, image, timeout_s=TIMEOUT_S).value
@@ -79,7 +79,7 @@ def test_the_piece_that_sleeps_is_the_one_that_took_long(target, slow):
 def test_every_kernel_of_a_backbone_takes_its_time(target):
     mod = networks.routed(())
     names = networks.kernels(mod["segment_00"])
-    mod = KernelTimeline()(mod) if target.reach.remote else mod
+    mod = KernelTimeline()(mod) if target.reach.stamped else mod
     with target.reach.staged(compile_module(mod, {}, target)) as program:
         image = networks.images(1)[0]
         found_us = target.reach.run(place_jobs.kernels_us, program, names, image, timeout_s=TIMEOUT_S).value
