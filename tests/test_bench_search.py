@@ -63,6 +63,9 @@ def test_results_outlive_a_run_that_was_stopped(tmp_path):
     assert again.of(CASE.name, "random") == []
     with pytest.raises(SystemExit, match="of seed and clock .*remove it"):
         Kept(path, 1, "cpu")
+    path.write_text("no results")
+    with pytest.raises(SystemExit, match="holds no results of this benchmark"):
+        Kept(path, 0, "cpu")
 
 
 def test_what_is_kept_is_not_run_again(tmp_path):

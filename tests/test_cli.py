@@ -209,8 +209,7 @@ def test_build_takes_boards_by_tracker_and_key(model, data, tmp_path, replace_bu
     target = builder.positional[2]
     assert target.name == "llvm generic threads=1 key=rasp4b"
     assert target.tracker == Tracker("127.0.0.1", 1, "rasp4b")
-    defaults = dict(tracker="127.0.0.1:1", key="rasp4b", mcpu="generic")
-    assert target == hapi_tvm.targets.llvm(**defaults)
+    assert target == hapi_tvm.targets.llvm(mcpu="generic", tracker="127.0.0.1:1", key="rasp4b")
     refused = run("build", model, "--data", data, "--run", tmp_path / "run", *boards[:2])
     assert refused.exit_code == 2 and "belong together" in refused.output
 

@@ -26,7 +26,8 @@ from hapi_tvm.importing import Backbone, import_model
 from hapi_tvm.kernels import buffer_shapes
 from hapi_tvm.network import LoweredNetwork, read_network
 from hapi_tvm.passes.attach_exits import AttachExits
-from hapi_tvm.passes.pipeline import assemble, lower_everything
+from hapi_tvm.passes.pipeline import assemble, cut, lower_everything
+from hapi_tvm.passes.winograd import convolution_shapes
 from hapi_tvm.records import ExitGraph, Option, PlacedExit
 from hapi_tvm.reference import RESULT, TorchReference
 from hapi_tvm.runtime import load
@@ -110,6 +111,14 @@ def called_kernels(mod: tvm.IRModule) -> set[str]:
 
 def test_nothing_is_blocked(network):
     assert all(len(shape) <= 4 for kernel in network.network.kernels.values() for shape in buffer_shapes(kernel.func))
+
+
+def test_there_is_one_way_to_compute_a_convolution(network):
+    """So nothing has to be chosen in place, which a board's GPU could not time (``GpuBoardMachine.kernels_us``)."""
+    pieces = cut(network.backbone.module, network.tensors, network.weights, SOURCE.tvm_target, SOURCE.vector_width)
+    assert not convolution_shapes(pieces)
+    blocked = cut(network.backbone.module, network.tensors, network.weights, SOURCE.tvm_target, vector_width=16)
+    assert convolution_shapes(blocked)
 
 
 def test_every_kernel_has_a_schedule_without_trials(network):

@@ -20,8 +20,8 @@ class GpuBoardMachine(BoardMachine):
     """
 
     def kernels_us(self, inputs: Sequence[tvm.runtime.Tensor], names: Sequence[str]) -> list[float]:
-        """Nobody asks: kernels are timed in their places to choose among ways to compute a convolution, and a GPU has
-        one."""
+        """Never called: kernels are timed in their places to choose among ways to compute a convolution, and on a GPU,
+        where nothing is blocked, there is one (``tests/test_cuda_module.py`` holds that)."""
         raise NotImplementedError("kernels on a board's GPU are timed by themselves, with time_library")
 
     def pieces_us(self, inputs: Sequence[tvm.runtime.Tensor], steps: Sequence[Step], entry_us: float) -> list[float]:

@@ -32,10 +32,13 @@ from tests.without_gpu import one_thread
 
 NVCC = find_nvcc()
 SOURCE = targets.cuda("sm_90", compiler="source")
+# NVIDIA's compiler is no part of what this project installs; with source as the compiler all is tried without it.
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+# Of Debian's gcc-aarch64-linux-gnu, which only who compiles for Arm needs.
 needs_arm_linker = pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="needs aarch64-linux-gnu-gcc")
 AARCH64 = 183  # of <elf.h>
 FATBIN = struct.pack("<I", 0xBA55ED50)
+# What a machine says that has no GPU; one that has a GPU cannot say it.
 needs_no_gpu = pytest.mark.skipif(tvm.cuda(0).exist, reason="needs a machine without a GPU")
 
 

@@ -29,7 +29,9 @@ from tests.passes import networks, timelines
 from tests.without_gpu import one_thread
 
 NVCC = find_nvcc()
+# NVIDIA's compiler is no part of what this project installs, and boards take machine code.
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+# What a machine says that has no GPU; one that has a GPU cannot say it.
 needs_no_gpu = pytest.mark.skipif(tvm.cuda(0).exist, reason="needs a machine without a GPU")
 TIMEOUT_S = 60.0
 
